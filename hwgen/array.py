@@ -63,7 +63,8 @@ class SystolicArray(SharedComponent):
         self.config = config
         self.cell, controller = DATAFLOWS[config.dataflow]
         self.controller = controller(config.rows, config.cols, config.pe.pipeline)
-        self.widths = self.cell.widths(config.pe, config.accumulator)
+        self.widths = self.cell.eastward(config.pe)
+        self.widths |= self.cell.southward(config.pe, config.accumulator)
         act = data.StructLayout({"data": config.rows * self.widths["act"], "last": 1})
         sums = data.StructLayout({"data": config.cols * self.widths["sum"], "last": 1})
         super().__init__(
@@ -95,14 +96,7 @@ class SystolicArray(SharedComponent):
         m.submodules.weight_skew = weight_skew = Skew(cols, self.widths["weight"])
         m.submodules.sum_deskew = sum_deskew = Skew(cols, self.widths["sum"], descending=True)
 
-        for signal, name in (
-            (act_skew.o, "act_skewed"),
-            (weight_skew.o, "weight_skewed"),
-            (grid.sum_out, "sum_slanted"),
-            (sum_deskew.o, "sum_data"),
-            (controller.sum_last, "sum_last"),
-        ):
-            signal.name = name  # of the wire in the Verilog
+        sum_deskew.i.name = "sum_slanted"  # the wire's name in the Verilog
         en = controller.en
         m.d.comb += [
             en.eq(~self.o_sum.valid | self.o_sum.ready),
@@ -120,7 +114,10 @@ class SystolicArray(SharedComponent):
         m.d.comb += [
             act_skew.i.eq(self.i_act.payload.data),
             grid.act_in.eq(act_skew.o),
-            grid.control_in.eq(controller.control),
+            *(
+                getattr(grid, f"{name}_in").eq(getattr(controller, name))
+                for name in self.cell.controls
+            ),
             weight_skew.i.eq(self.i_weight.payload),
             grid.weight_in.eq(weight_skew.o),
             sum_deskew.i.eq(grid.sum_out),

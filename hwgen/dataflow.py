@@ -6,15 +6,17 @@ Everything else (tiles of cells, skew, streams) is the same for every dataflow a
 
 Around a cell::
 
-                  weight_in   sum_in
-                      │          │
-    act_in ──────► ┌──▼──────────▼──┐ ──────► act_out
-    control_in ──► │      cell      │ ──────► control_out
-                   └──┬──────────┬──┘
-                 weight_out   sum_out
+                 weight_in   sum_in
+                     │          │
+    act_in ─────► ┌──▼──────────▼──┐
+                  │      cell      │ ─────► act_out
+    controls ───► └──┬──────────┬──┘
+                     │          │
+                weight_out   sum_out
 
-West to east travel activations and control bits, one register a cell; north to south travel weights
-and sums. What the control bits mean is between the cell and its controller.
+West to east travel activations, north to south weights and sums, one register a cell. Control bits
+travel east too, one column a cycle, in lines of registers that belong to the grid; a cell obeys its
+bits in the cycle in which they arrive. What they mean is between the cell and its controller.
 """
 
 from typing import ClassVar
@@ -43,8 +45,8 @@ class Cell(SharedComponent):
         Advance enable; all cells of an array share it.
     act_in, act_out : In(lanes * activation.bits), Out(lanes * activation.bits)
         Activations.
-    control_in, control_out : In(control_bits), Out(control_bits)
-        Control bits.
+    CONTROL : In(1)
+        For each name in :attr:`controls`, a bit that is never set without ``en``.
     weight_in, weight_out : In(lanes * weight.bits), Out(lanes * weight.bits)
         Weights.
     sum_in, sum_out : In(accumulator.bits), Out(accumulator.bits)
@@ -53,28 +55,29 @@ class Cell(SharedComponent):
 
     #: Short name of the dataflow, in names of definitions.
     dataflow: ClassVar[str]
-    #: Control bits of a row.
-    control_bits: ClassVar[int]
+    #: Names of the control bits.
+    controls: ClassVar[tuple[str, ...]]
 
     def __init__(self, pe: ProcessingElement, accumulator: Accumulator) -> None:
         self.pe = pe
         self.accumulator = accumulator
-        widths = self.widths(pe, accumulator)
+        buses = self.eastward(pe) | self.southward(pe, accumulator)
         super().__init__(
             {"en": In(1)}
-            | {f"{name}_in": In(width) for name, width in widths.items()}
-            | {f"{name}_out": Out(width) for name, width in widths.items()}
+            | dict.fromkeys(self.controls, In(1))
+            | {f"{name}_in": In(width) for name, width in buses.items()}
+            | {f"{name}_out": Out(width) for name, width in buses.items()}
         )
 
     @classmethod
-    def widths(cls, pe: ProcessingElement, accumulator: Accumulator) -> dict[str, int]:
-        """Return the width in bits of each bus that passes through a cell, by its name."""
-        return {
-            "act": pe.lanes * pe.activation.bits,
-            "control": cls.control_bits,
-            "weight": pe.lanes * pe.weight.bits,
-            "sum": accumulator.bits,
-        }
+    def eastward(cls, pe: ProcessingElement) -> dict[str, int]:
+        """Return the widths in bits of the buses that pass a cell from west to east."""
+        return {"act": pe.lanes * pe.activation.bits}
+
+    @classmethod
+    def southward(cls, pe: ProcessingElement, accumulator: Accumulator) -> dict[str, int]:
+        """Return the widths in bits of the buses that pass a cell from north to south."""
+        return {"weight": pe.lanes * pe.weight.bits, "sum": accumulator.bits}
 
     @property
     def definition(self) -> str:
@@ -99,16 +102,17 @@ class Controller(SharedComponent):
         Handshake of the activations, and whether this beat is the last of its pass.
     weight_valid, weight_ready : In(1), Out(1)
         Handshake of the weights.
-    control : Out(rows * control_bits)
-        Control bits of each row, row 0 lowest, for column 0 now.
+    CONTROL : Out(rows)
+        The control bit of each row, row 0 lowest, for column 0 now; for each name in
+        :attr:`controls`.
     sum_valid, sum_last : Out(1), Out(1)
         Whether sums leave the array now, and whether they are the last of their pass.
     """
 
     #: Short name of the dataflow, in names of definitions.
     dataflow: ClassVar[str]
-    #: Control bits of a row, as in the dataflow's cell.
-    control_bits: ClassVar[int]
+    #: Names of the control bits, as in the dataflow's cell.
+    controls: ClassVar[tuple[str, ...]]
 
     def __init__(self, rows: int, cols: int, pipeline: int) -> None:
         self.rows = rows
@@ -122,10 +126,10 @@ class Controller(SharedComponent):
                 "act_ready": Out(1),
                 "weight_valid": In(1),
                 "weight_ready": Out(1),
-                "control": Out(rows * self.control_bits),
                 "sum_valid": Out(1),
                 "sum_last": Out(1),
             }
+            | {name: Out(rows) for name in self.controls}
         )
 
     @property

@@ -5,7 +5,7 @@ Up to :data:`~hwgen.skew.GROUP` rows and columns a grid holds cells; a larger on
 ever meets a list of 65,536.
 """
 
-from amaranth.hdl import Cat, Module, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from pe_library import Accumulator, ProcessingElement
@@ -15,10 +15,6 @@ from .dataflow import Cell
 from .skew import GROUP
 
 __all__ = ["Grid"]
-
-#: Buses from west to east (a part for each row) and from north to south (one for each column).
-_EASTWARD = ("act", "control")
-_SOUTHWARD = ("weight", "sum")
 
 
 class Grid(SharedComponent):
@@ -37,10 +33,9 @@ class Grid(SharedComponent):
     -------
     en : In(1)
         Advance enable.
-    act_in, act_out, control_in, control_out
-        A part for each row, row 0 lowest, as wide as the cell's port of that name.
-    weight_in, weight_out, sum_in, sum_out
-        A part for each column, column 0 lowest, as wide as the cell's port of that name.
+    NAME_in, NAME_out
+        For each bus of the cell and each control bit: a part for each row (eastward buses, control
+        bits) or column (southward buses), row or column 0 lowest.
     """
 
     def __init__(
@@ -56,11 +51,12 @@ class Grid(SharedComponent):
         self.cell = cell
         self.pe = pe
         self.accumulator = accumulator
-        self.widths = cell.widths(pe, accumulator)
+        self.eastward = cell.eastward(pe) | dict.fromkeys(cell.controls, 1)
+        self.southward = cell.southward(pe, accumulator)
         ports = {"en": In(1)}
-        for name, width in self.widths.items():
-            width *= rows if name in _EASTWARD else cols
-            ports |= {f"{name}_in": In(width), f"{name}_out": Out(width)}
+        for buses, parts in ((self.eastward, rows), (self.southward, cols)):
+            for name, width in buses.items():
+                ports |= {f"{name}_in": In(parts * width), f"{name}_out": Out(parts * width)}
         super().__init__(ports)
 
     @property
@@ -75,25 +71,25 @@ class Grid(SharedComponent):
         row_starts = range(0, self.rows, size)
         col_starts = range(0, self.cols, size)
 
-        def part(name: str, start: int, stop: int) -> Value:
-            width = self.widths[name]
-            return getattr(self, f"{name}_in")[start * width : stop * width]
+        def parts(name: str, width: int, starts: range) -> list[Value]:
+            bus = getattr(self, f"{name}_in")
+            return [bus[start * width : min(start + size, starts.stop) * width] for start in starts]
 
         # What enters the next block, for each block of the row (east) or of the columns (south).
-        east = {
-            name: [part(name, row, min(row + size, self.rows)) for row in row_starts]
-            for name in _EASTWARD
-        }
-        south = {
-            name: [part(name, col, min(col + size, self.cols)) for col in col_starts]
-            for name in _SOUTHWARD
-        }
+        east = {name: parts(name, width, row_starts) for name, width in self.eastward.items()}
+        south = {name: parts(name, width, col_starts) for name, width in self.southward.items()}
         for r, row in enumerate(row_starts):
+            if size == 1:  # the cells take their control bits from the row's lines
+                controls = {name: self._line(m, name, row) for name in self.cell.controls}
+                for name, bits in controls.items():
+                    east[name][row] = bits[-1]
             for c, col in enumerate(col_starts):
                 block: Cell | Grid
                 if size == 1:
                     block = self.cell(self.pe, self.accumulator)
                     m.submodules[f"cell_{row}_{col}"] = block
+                    for name, bits in controls.items():
+                        m.d.comb += getattr(block, name).eq(bits[col])
                 else:
                     height, width = min(size, self.rows - row), min(size, self.cols - col)
                     block = Grid(height, width, self.cell, self.pe, self.accumulator)
@@ -101,9 +97,20 @@ class Grid(SharedComponent):
                 m.d.comb += block.en.eq(self.en)
                 for buses, place in ((east, r), (south, c)):
                     for name, values in buses.items():
-                        m.d.comb += getattr(block, f"{name}_in").eq(values[place])
-                        values[place] = out = getattr(block, f"{name}_out")
-                        out.name = f"{name}_{r}_{c}"
+                        if hasattr(block, f"{name}_in"):
+                            m.d.comb += getattr(block, f"{name}_in").eq(values[place])
+                            values[place] = out = getattr(block, f"{name}_out")
+                            out.name = f"{name}_{r}_{c}"
         for name, values in (east | south).items():
             m.d.comb += getattr(self, f"{name}_out").eq(Cat(values))
         return m
+
+    def _line(self, m: Module, name: str, row: int) -> Value:
+        """Return the control bit of each column of a row now, and on top what leaves to the east."""
+        line = Signal(self.cols, name=f"{name}_line_{row}")
+        now = Signal(self.cols, name=f"{name}_{row}")
+        way = Cat(getattr(self, f"{name}_in")[row], line)
+        m.d.comb += now.eq(Mux(self.en, way, 0))
+        with m.If(self.en):
+            m.d.sync += line.eq(way)
+        return Cat(now, line[-1])

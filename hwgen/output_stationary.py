@@ -24,41 +24,31 @@ __all__ = ["OutputStationaryCell", "OutputStationaryController"]
 class OutputStationaryCell(Cell):
     """Cell of the output-stationary dataflow: sums the products, drains the sum.
 
-    Operands and control bits are registered, then the operands are multiplied; a finished sum
-    stands in ``sum_out`` ``2 + pipeline`` cycles after its last operands. Control bit 0 marks a
-    beat as valid, bit 1 as the last one; bit 2 takes ``sum_in`` from the cell above.
+    Operands are registered, then multiplied. ``valid`` adds the products to the running sum,
+    ``1 + pipeline`` cycles after their operands entered; ``last`` comes with the last ``valid``, and
+    puts the finished sum into the drain register, which is ``sum_out``; ``shift`` takes ``sum_in``
+    there from the cell above.
     """
 
     dataflow = "os"
-    control_bits = 3
+    controls = ("valid", "last", "shift")
 
     def body(self) -> Module:
         m = Module()
         m.submodules.arithmetic = arithmetic = self.pe.create(self.accumulator)
-        shift = self.control_in[2]
         act = Signal(len(self.act_in), reset_less=True)
         weight = Signal(len(self.weight_in), reset_less=True)
         running = Signal(len(self.sum_in))
         drain = Signal(len(self.sum_in), reset_less=True)
-        wave = self.control_out[:2]  # valid and last, of the operands in the registers
 
         with m.If(self.en):
-            m.d.sync += [
-                act.eq(self.act_in),
-                weight.eq(self.weight_in),
-                self.control_out.eq(self.control_in),
-            ]
-            for stage in range(self.pe.pipeline):  # follow the products through the PE
-                delayed = Signal(2, name=f"wave_{stage}")
-                m.d.sync += delayed.eq(wave)
-                wave = delayed
-            valid, last = wave
-            with m.If(shift):
-                m.d.sync += drain.eq(self.sum_in)
-            with m.If(valid):
-                m.d.sync += running.eq(Mux(last, 0, arithmetic.partial_out))
-                with m.If(last):
-                    m.d.sync += drain.eq(arithmetic.partial_out)
+            m.d.sync += [act.eq(self.act_in), weight.eq(self.weight_in)]
+        with m.If(self.valid):
+            m.d.sync += running.eq(Mux(self.last, 0, arithmetic.partial_out))
+        with m.If(self.last):
+            m.d.sync += drain.eq(arithmetic.partial_out)
+        with m.Elif(self.shift):
+            m.d.sync += drain.eq(self.sum_in)
 
         if self.pe.pipeline:
             m.d.comb += arithmetic.en.eq(self.en)
@@ -82,16 +72,19 @@ class OutputStationaryController(Controller):
     """
 
     dataflow = "os"
-    control_bits = 3
+    controls = ("valid", "last", "shift")
 
     def body(self) -> Module:
         m = Module()
         pair = Signal()
         last = Signal()
         free = Signal()
-        pairs = Signal(self.rows - 1)  # pairs and last beats enter row r after r cycles
-        lasts = Signal(self.rows + self.pipeline)
-        pair_way, last_way = Cat(pair, pairs), Cat(last, lasts)
+        # What was accepted, on its way to the cells: through the PE, then row after row. It
+        # arrives with the products, and when it has passed the bottom row of column 0, that row
+        # has finished.
+        way = self.rows + self.pipeline
+        pairs, lasts = Signal(way), Signal(way)
+        rows = slice(self.pipeline, way)
         m.d.comb += [
             # A last beat keeps `rows` cycles distance from the one before: the drain needs them.
             free.eq(self.en & ~(self.act_last & lasts[: self.rows - 1].any())),
@@ -101,32 +94,32 @@ class OutputStationaryController(Controller):
             last.eq(pair & self.act_last),
         ]
 
-        # The bottom row of column 0 has finished when a last beat has come through `lasts`. Then
-        # the column drains for `rows` cycles, in the i-th of which the rows below row i shift.
+        # Then column 0 drains for `rows` cycles, in the i-th of which the rows below row i shift.
         draining = Signal()
         shifts = Signal(self.rows)
-        final = Signal()
-        m.d.comb += final.eq(~shifts[-1])
+        final_step = Signal()
+        m.d.comb += final_step.eq(~shifts[-1])
         with m.If(self.en):
-            m.d.sync += [pairs.eq(pair_way), lasts.eq(last_way), shifts.eq(shifts << 1)]
+            m.d.sync += [
+                pairs.eq(Cat(pair, pairs)),
+                lasts.eq(Cat(last, lasts)),
+                shifts.eq(shifts << 1),
+            ]
             with m.If(lasts[-1]):
                 m.d.sync += [draining.eq(1), shifts.eq(~1)]
-            with m.Elif(final):
+            with m.Elif(final_step):
                 m.d.sync += draining.eq(0)
 
         # The last column, where the deskew lines the sums up, is `cols - 1` cycles further.
         valid = Signal(self.cols - 1)
         final_later = Signal(self.cols - 1, reset_less=True)
-        valid_way, final_way = Cat(draining, valid), Cat(final, final_later)
+        valid_way, final_way = Cat(draining, valid), Cat(final_step, final_later)
         with m.If(self.en):
             m.d.sync += [valid.eq(valid_way), final_later.eq(final_way)]
         m.d.comb += [
-            self.control.eq(
-                Cat(
-                    (pair_way[row], last_way[row], draining & shifts[row])
-                    for row in range(self.rows)
-                )
-            ),
+            self.valid.eq(pairs[rows]),
+            self.last.eq(lasts[rows]),
+            self.shift.eq(Mux(draining, shifts, 0)),
             self.sum_valid.eq(valid_way[-1]),
             self.sum_last.eq(final_way[-1]),
         ]

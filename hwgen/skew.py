@@ -6,7 +6,7 @@ built from groups of :data:`GROUP` lanes, all alike, and whole-group delays, so 
 size needs only a handful of definitions.
 """
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from pe_library.shared import SharedComponent
@@ -15,6 +15,14 @@ __all__ = ["GROUP", "Delay", "Skew"]
 
 #: Lanes of a skew, and rows and columns of a tile of cells, that make one definition.
 GROUP = 16
+
+
+def _register(m: Module, en: Value, value: Value, name: str) -> Value:
+    """Return ``value`` one enabled cycle later."""
+    later = Signal(len(value), name=name, reset_less=True)
+    with m.If(en):
+        m.d.sync += later.eq(value)
+    return later
 
 
 class Delay(SharedComponent):
@@ -46,10 +54,10 @@ class Delay(SharedComponent):
 
     def body(self) -> Module:
         m = Module()
-        line = Signal(self.cycles * self.width, reset_less=True)
-        with m.If(self.en):
-            m.d.sync += line.eq(Cat(self.i, line))
-        m.d.comb += self.o.eq(line[-self.width :])
+        value: Value = self.i
+        for step in range(self.cycles):
+            value = _register(m, self.en, value, f"step_{step}")
+        m.d.comb += self.o.eq(value)
         return m
 
 
@@ -87,17 +95,13 @@ class Skew(SharedComponent):
         return self._lines() if self.lanes <= GROUP else self._groups()
 
     def _lines(self) -> Module:
-        """One shift register for each lane."""
+        """A line of registers for each lane."""
         m = Module()
         outputs = []
         for lane in range(self.lanes):
-            delay = self.lanes - 1 - lane if self.descending else lane
             value = self.i[lane * self.width : (lane + 1) * self.width]
-            if delay:
-                line = Signal(delay * self.width, name=f"lane_{lane}", reset_less=True)
-                with m.If(self.en):
-                    m.d.sync += line.eq(Cat(value, line))
-                value = line[-self.width :]
+            for step in range(self.lanes - 1 - lane if self.descending else lane):
+                value = _register(m, self.en, value, f"lane_{lane}_{step}")
             outputs.append(value)
         m.d.comb += self.o.eq(Cat(outputs))
         return m

@@ -19,7 +19,9 @@ __all__ = ["Beats", "Pass", "Tiling", "pack_codes"]
 IntArray = npt.NDArray[np.int64]
 
 
-def pack_codes(codes: IntArray, bits: int, last: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.uint8]:
+def pack_codes(
+    codes: IntArray, bits: int, last: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.uint8]:
     """Pack codes into beats.
 
     Parameters
@@ -163,9 +165,7 @@ class Tiling:
             codes = codes.reshape(self.m, k_passes, self.depth).swapaxes(0, 1)
             last = np.zeros((k_passes, self.m), dtype=bool)
             last[:, -1] = True
-            data = pack_codes(
-                codes.reshape(-1, self.depth), number_format.bits, last.reshape(-1)
-            )
+            data = pack_codes(codes.reshape(-1, self.depth), number_format.bits, last.reshape(-1))
             one_tile = [(p * self.m, self.m) for p in range(k_passes)]
             return Beats(data, np.array(one_tile * -(-self.n // config.cols), dtype=np.int64))
         rows = config.rows

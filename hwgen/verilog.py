@@ -8,6 +8,7 @@ configuration and tool versions.
 import re
 import subprocess
 import sys
+import textwrap
 from importlib.metadata import version
 
 from amaranth.back import rtlil
@@ -34,7 +35,27 @@ _WAIVERS = {
 #: Initial values: registers that need one are reset, the others never show theirs.
 _INITIAL_VALUE = re.compile(r"^ *attribute \\init .*\n", re.MULTILINE)
 #: Yosys declares each port twice, as a port and as a wire.
-_REPEATED_WIRE = re.compile(r"(^  (?:in|out)put ((?:\[\d+:0\] )?\S+) ?;\n)  wire \2 ?;\n", re.MULTILINE)
+_REPEATED_WIRE = re.compile(
+    r"(^  (?:in|out)put ((?:\[\d+:0\] )?\S+) ?;\n)  wire \2 ?;\n", re.MULTILINE
+)
+
+#: Where several signals have one name, Amaranth tells them apart by a number behind a `$`, and the
+#: parts of a structure by a dot. Both can be had without escaping.
+_ESCAPED = re.compile(r"\\(\w+[$.][\w$.]*) ")
+
+
+def _plain_name(match: re.Match[str]) -> str:
+    return re.sub(r"[$.]", "_", match[1])
+
+
+#: Yosys writes an instance with one port a line.
+_INSTANCE = re.compile(r"^  \w+ \w+ \(\n(?:    \..*\n)+  \);$", re.MULTILINE)
+
+
+def _one_paragraph(match: re.Match[str]) -> str:
+    words = " ".join(match[0].split()).replace(" ( .", " (.").replace(") );", "));")
+    return textwrap.fill(words, 100, initial_indent="  ", subsequent_indent="    ",
+                         break_long_words=False, break_on_hyphens=False)  # fmt: skip
 
 
 def tool_versions() -> dict[str, str]:
@@ -101,6 +122,8 @@ def emit_verilog(component: SharedComponent) -> str:
     if run.returncode:
         raise RuntimeError(f"Yosys failed (exit status {run.returncode}): {run.stderr.strip()}")
     text = _REPEATED_WIRE.sub(r"\1", run.stdout.partition("\n")[2])
+    text = _ESCAPED.sub(_plain_name, text)
+    text = _INSTANCE.sub(_one_paragraph, text)
     for name, (defined, _) in emitter.definitions.items():
         title = (defined.__doc__ or "").partition("\n")[0]
         text = text.replace(f"\nmodule {name}(", f"\n// {title}\nmodule {name}(", 1)

@@ -14,7 +14,7 @@ Hence a new pass may begin ``max(rows, M)`` cycles after the one before it, and 
 cycle is lost between passes.
 """
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 
 from .dataflow import Cell, Controller
 
@@ -24,33 +24,29 @@ __all__ = ["WeightStationaryCell", "WeightStationaryController"]
 class WeightStationaryCell(Cell):
     """Cell of the weight-stationary dataflow: ``sum_out`` is ``sum_in`` plus the products.
 
-    Activations and the swap bit are registered, then multiplied. Latency from ``act_in`` to
-    ``sum_out`` is ``2 + pipeline`` cycles, from ``sum_in`` one cycle. Control bit 0 swaps; bit 1
-    shifts ``weight_in`` into the shadow register, which is ``weight_out``.
+    Activations are registered, then multiplied. Latency from ``act_in`` to ``sum_out`` is
+    ``2 + pipeline`` cycles, from ``sum_in`` one cycle. ``load`` shifts ``weight_in`` into the shadow
+    register, which is ``weight_out``; ``swap`` comes with the first activations that the shadow is
+    to multiply.
     """
 
     dataflow = "ws"
-    control_bits = 2
+    controls = ("swap", "load")
 
     def body(self) -> Module:
         m = Module()
         m.submodules.arithmetic = arithmetic = self.pe.create(self.accumulator)
-        swap, load = self.control_in
         act = Signal(len(self.act_in), reset_less=True)
         shadow = Signal(len(self.weight_in), reset_less=True)
         weight = Signal(len(self.weight_in), reset_less=True)
         partial = Signal(len(self.sum_in), reset_less=True)
 
         with m.If(self.en):
-            m.d.sync += [
-                act.eq(self.act_in),
-                self.control_out.eq(self.control_in),
-                partial.eq(arithmetic.partial_out),
-            ]
-            with m.If(load):
-                m.d.sync += shadow.eq(self.weight_in)
-            with m.If(swap):
-                m.d.sync += weight.eq(shadow)
+            m.d.sync += [act.eq(self.act_in), partial.eq(arithmetic.partial_out)]
+        with m.If(self.load):
+            m.d.sync += shadow.eq(self.weight_in)
+        with m.If(self.swap):
+            m.d.sync += weight.eq(shadow)
 
         if self.pe.pipeline:
             m.d.comb += arithmetic.en.eq(self.en)
@@ -76,7 +72,7 @@ class WeightStationaryController(Controller):
     """
 
     dataflow = "ws"
-    control_bits = 2
+    controls = ("swap", "load")
 
     def body(self) -> Module:
         m = Module()
@@ -113,9 +109,8 @@ class WeightStationaryController(Controller):
                 last.eq(Cat(self.act_last, last)),
             ]
         m.d.comb += [
-            self.control.eq(
-                Cat((swap_way[row], load & reach[row]) for row in range(self.rows))
-            ),
+            self.swap.eq(swap_way),
+            self.load.eq(Mux(load, reach, 0)),
             self.sum_valid.eq(valid[-1]),
             self.sum_last.eq(last[-1]),
         ]

@@ -16,7 +16,9 @@ OVERFLOWS = ("error", "wrap", "saturate")
 
 def signed_bits(low: int, high: int) -> int:
     """Return the least width of a two's complement number that holds ``low`` to ``high``."""
-    return max((~low if low < 0 else low).bit_length(), (~high if high < 0 else high).bit_length()) + 1
+    return (
+        max((~low if low < 0 else low).bit_length(), (~high if high < 0 else high).bit_length()) + 1
+    )
 
 
 @dataclass(frozen=True)

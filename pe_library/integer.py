@@ -53,7 +53,9 @@ class IntegerPE(ProcessingElement):
     ) -> list[Addend]:
         addends = []
         for lane, (a, w) in enumerate(zip(activations, weights, strict=True)):
-            multiplicand = a.as_signed() if self.activation_signed else Cat(a, Const(0, 1)).as_signed()
+            multiplicand = (
+                a.as_signed() if self.activation_signed else Cat(a, Const(0, 1)).as_signed()
+            )
             if self.multiplier == "dsp":
                 product = Signal(signed(len(a) + len(w) + (not self.activation_signed)),
                                  name=f"product_{lane}")  # fmt: skip

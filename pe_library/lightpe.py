@@ -53,7 +53,9 @@ class LightPE(ProcessingElement):
     ) -> list[Addend]:
         addends = []
         for lane, (a, w) in enumerate(zip(activations, weights, strict=True)):
-            activation = a.as_signed() if self.activation_signed else Cat(a, Const(0, 1)).as_signed()
+            activation = (
+                a.as_signed() if self.activation_signed else Cat(a, Const(0, 1)).as_signed()
+            )
             for term in range(self.terms):
                 field = w.word_select(term, self.exponent_bits + 1)
                 exponent, negative = field[:-1], field[-1]

@@ -45,11 +45,15 @@ def get_pe(name: str, **options: Any) -> ProcessingElement:
     """
     entries = _entries()
     if name not in entries:
-        raise ValueError(f"pe must be one of {', '.join(entries) or '(none registered)'}, not {name!r}")
+        raise ValueError(
+            f"pe must be one of {', '.join(entries) or '(none registered)'}, not {name!r}"
+        )
     try:
         preset = entries[name].load()
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"PE {name!r} ({entries[name].value}) cannot be loaded: {error}") from error
+        raise ValueError(
+            f"PE {name!r} ({entries[name].value}) cannot be loaded: {error}"
+        ) from error
     if not isinstance(preset, ProcessingElement):
         raise TypeError(
             f"PE {name!r} must be a ProcessingElement object, not {preset!r} ({entries[name].value})"
