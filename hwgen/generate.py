@@ -1,21 +1,25 @@
 """From a configuration to files: Verilog, a JSON sidecar and a FuseSoC core."""
 
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from .array import SystolicArray
 from .config import ArrayConfig
 from .errors import UserError
 from .verilog import emit_verilog, tool_versions
 
-__all__ = ["GeneratedArray", "generate", "write_files"]
+__all__ = ["GeneratedArray", "check_output", "generate", "save_array", "write_files"]
 
 _DATAFLOW_WORDS = {"ws": "weight-stationary", "os": "output-stationary"}
 
@@ -107,8 +111,31 @@ targets:
 """
 
 
-def write_files(directory: Path, files: Mapping[str, str], *, force: bool = False) -> list[Path]:
-    """Write text files into a directory, made if need be.
+def check_output(directory: Path, names: Sequence[str], *, force: bool) -> None:
+    """Refuse, before any work is done, to replace what exists or to write where nobody may.
+
+    Raises
+    ------
+    UserError
+        If a file exists and ``force`` is not set, or the directory cannot be written.
+    """
+    existing = [str(directory / name) for name in names if (directory / name).exists()]
+    if existing and not force:
+        raise UserError(f"output {', '.join(existing)} exists; use --force to replace it")
+    ancestor = directory
+    while not ancestor.exists() and ancestor != ancestor.parent:
+        ancestor = ancestor.parent
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        raise UserError(f"output folder {directory} must be writable; {ancestor} is not")
+    folders = [str(directory / name) for name in names if (directory / name).is_dir()]
+    if folders:
+        raise UserError(f"output {', '.join(folders)} must be a file, not a folder")
+
+
+def write_files(
+    directory: Path, files: Mapping[str, str | bytes], *, force: bool = False
+) -> list[Path]:
+    """Write files into a directory, made if need be.
 
     Everything is written aside first and renamed at the end, so an interruption leaves no half
     file. Files of these names that exist are refused, untouched, unless ``force``.
@@ -118,17 +145,23 @@ def write_files(directory: Path, files: Mapping[str, str], *, force: bool = Fals
     UserError
         If a file exists, or the directory cannot be made or written.
     """
+    check_output(directory, list(files), force=force)
     paths = [directory / name for name in files]
-    existing = [str(path) for path in paths if path.exists()]
-    if existing and not force:
-        raise UserError(f"output {', '.join(existing)} exists; use --force to replace it")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".hwgen-") as aside:
-            for name, text in files.items():
-                (Path(aside) / name).write_text(text, encoding="utf-8")
+            for name, content in files.items():
+                data = content.encode() if isinstance(content, str) else content
+                (Path(aside) / name).write_bytes(data)
             for path in paths:
                 os.replace(Path(aside) / path.name, path)
     except OSError as error:
         raise UserError(f"output folder {directory} must be writable: {error}") from error
     return paths
+
+
+def save_array(path: Path, values: npt.NDArray[Any]) -> None:
+    """Write an array as ``.npy`` at exactly this path, replacing what is there."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    write_files(path.parent, {path.name: buffer.getvalue()}, force=True)

@@ -5,6 +5,7 @@ For bulk numerics: whole layers, exhaustive operands, property tests. Millions o
 
 import ctypes
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ from hwgen.tiling import Beats
 
 from .verilator import (
     FLAGS,
+    LEVELS,
     cached,
     compile_command,
     content_key,
     run_tool,
-    runtime_objects,
+    runtime,
     verilator,
 )
 
@@ -51,8 +53,8 @@ def build_model(verilog: str, top: str, *, trace: bool = False) -> Path:
 
     Libraries are cached by the content of everything that goes into them.
     """
-    runtime = ["verilated", "verilated_threads", *(["verilated_vcd_c"] if trace else [])]
-    objects = runtime_objects(runtime, trace=trace)
+    shared = ["verilated", "verilated_threads", *(["verilated_vcd_c"] if trace else [])]
+    objects = runtime(shared, trace=trace)
     verilate = ["--cc", "--prefix", "Vtop", "--top-module", top, *FLAGS, "-Wno-lint"]
     verilate += ["--trace-vcd"] if trace else []
     command = compile_command(trace=trace)
@@ -69,27 +71,20 @@ def build_model(verilog: str, top: str, *, trace: bool = False) -> Path:
             program, env = verilator()
             run_tool([[*program, *verilate, "-Mdir", ".", "top.v"]], building, env)
             # Two units, so that set-up code, which runs once, is not optimized.
-            units = {"fast": "-O1", "slow": "-O0"}
-            for unit in units:
-                sources = [
-                    path.name
-                    for path in sorted(building.glob("Vtop*.cpp"))
-                    if ("Slow" in path.name) == (unit == "slow")
-                ]
-                if unit == "fast":
-                    sources.append(str(_HARNESS))
-                text = "".join(f'#include "{source}"\n' for source in sources)
-                (building / f"{unit}.cpp").write_text(text)
-            run_tool(
-                [[*command, level, "-c", f"{unit}.cpp", "-o", f"{unit}.o"]
-                 for unit, level in units.items()],
-                building,
-            )  # fmt: skip
-            run_tool(
-                [[command[0], "-shared", "-o", "model.so", "fast.o", "slow.o",
-                  *(str(objects / f"{name}.o") for name in runtime), "-lpthread"]],
-                building,
-            )  # fmt: skip
+            cold = [path.name for path in sorted(building.glob("Vtop*Slow*.cpp"))]
+            hot = [path.name for path in sorted(building.glob("Vtop*.cpp"))]
+            hot = [name for name in hot if name not in cold]
+            jobs = []
+            for level, sources in zip(LEVELS, ([*hot, str(_HARNESS)], cold), strict=True):
+                text = "".join(f'#include "{name}"\n' for name in ["verilated.h", *sources])
+                (building / f"{level}.cpp").write_text(text)
+                header = f"-I{objects / level}"  # precompiled; must be found first
+                jobs.append([command[0], header, *command[1:], f"-{level}", "-c", f"{level}.cpp",
+                             "-o", f"{level}.o"])  # fmt: skip
+            run_tool(jobs, building)
+            linked = [f"{level}.o" for level in LEVELS]
+            linked += [str(objects / f"{name}.o") for name in shared]
+            run_tool([[command[0], "-shared", "-o", "model.so", *linked, "-lpthread"]], building)
             for path in building.iterdir():
                 if path.name not in ("model.so", "top.v"):
                     path.unlink()
@@ -165,6 +160,8 @@ class CompiledModel:
         path = b"" if waves is None else str(waves).encode()
         self._model = ctypes.c_void_p(self._c.model_new(path))
         self._job: _Job | None = None
+        #: Wall time spent in the model by :meth:`stream`.
+        self.seconds = 0.0
         self.reset()
 
     def __enter__(self) -> "CompiledModel":
@@ -260,7 +257,9 @@ class CompiledModel:
 
         outcome = 0
         while outcome == 0:
+            start = time.perf_counter()
             outcome = self._c.model_run(self._model, ctypes.byref(job), ctypes.c_int64(chunk))
+            self.seconds += time.perf_counter() - start
             if sink.count:
                 part = slice(0, sink.count)
                 yield Sums(sums[part].copy(), last[part].copy(), cycles[part].copy())

@@ -20,12 +20,13 @@ from hwgen.errors import UserError
 
 __all__ = [
     "FLAGS",
+    "LEVELS",
     "cache_directory",
     "cached",
     "compiler",
     "content_key",
     "run_tool",
-    "runtime_objects",
+    "runtime",
     "verilator",
     "verilator_root",
 ]
@@ -33,6 +34,9 @@ __all__ = [
 #: Options of every Verilator run. The pass `merge-cond-motion` is quadratic on generated Verilog;
 #: registers are to wake up with unlike values, so that nothing relies on zeros.
 FLAGS = ("-fno-merge-cond-motion", "--x-initial", "unique", "-Wno-fatal")
+
+#: Optimization of the code that runs every cycle, and of that which runs once.
+LEVELS = ("O1", "O0")
 
 
 def cache_directory() -> Path:
@@ -152,26 +156,28 @@ def compile_command(*, trace: bool) -> list[str]:
             *defines]  # fmt: skip
 
 
-def runtime_objects(sources: Sequence[str], *, trace: bool) -> Path:
-    """Return the folder with the compiled objects (``NAME.o``) of Verilator's run-time sources."""
+def runtime(sources: Sequence[str], *, trace: bool) -> Path:
+    """Return a folder with what models share, compiled once.
+
+    ``NAME.o`` for each of Verilator's run-time sources; and, for the optimization levels of
+    :data:`LEVELS`, ``LEVEL/verilated.h.gch``: the header every model includes first, precompiled
+    (a second of each build; compilers that do not know the format ignore it).
+    """
     root = verilator_root()
     command = compile_command(trace=trace)
     program = (root / "bin" / "verilator_bin").stat()
     key = content_key(str(program.st_size), str(program.st_mtime_ns), *command, *sources)
     with cached(f"runtime-{key}") as (entry, building):
         if building is not None:
-            run_tool(
-                [
-                    [
-                        *command,
-                        "-O1",
-                        "-c",
-                        str(root / "include" / f"{name}.cpp"),
-                        "-o",
-                        f"{name}.o",
-                    ]
-                    for name in sources
-                ],
-                building,
-            )
+            include = root / "include"
+            jobs = [
+                [*command, "-O1", "-c", str(include / f"{name}.cpp"), "-o", f"{name}.o"]
+                for name in sources
+            ]
+            for level in LEVELS:
+                (building / level).mkdir()
+                jobs.append([*command, f"-{level}", "-x", "c++-header", str(include / "verilated.h"),
+                             "-o", f"{level}/verilated.h.gch"])  # fmt: skip
+            for start in range(0, len(jobs), 2):
+                run_tool(jobs[start : start + 2], building)
     return entry
