@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
 from .checks import check_choice
 from .formats import Integer
-from .pe import Addend, ProcessingElement
+from .pe import Addend, ProcessingElement, signed_value
 
 __all__ = ["INT8", "INT16", "IntegerPE"]
 
@@ -53,12 +53,9 @@ class IntegerPE(ProcessingElement):
     ) -> list[Addend]:
         addends = []
         for lane, (a, w) in enumerate(zip(activations, weights, strict=True)):
-            multiplicand = (
-                a.as_signed() if self.activation_signed else Cat(a, Const(0, 1)).as_signed()
-            )
+            multiplicand = signed_value(a, self.activation)
             if self.multiplier == "dsp":
-                product = Signal(signed(len(a) + len(w) + (not self.activation_signed)),
-                                 name=f"product_{lane}")  # fmt: skip
+                product = Signal(signed(len(multiplicand) + len(w)), name=f"product_{lane}")
                 m.d.comb += product.eq(multiplicand * w.as_signed())
                 addends.append(Addend(product))
             else:

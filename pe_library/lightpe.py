@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Module, Mux, Signal, Value, signed
 
 from .formats import Integer, PowerOfTwo
-from .pe import Addend, ProcessingElement
+from .pe import Addend, ProcessingElement, signed_value
 
 __all__ = ["LIGHTPE1", "LIGHTPE2", "LightPE"]
 
@@ -53,9 +53,7 @@ class LightPE(ProcessingElement):
     ) -> list[Addend]:
         addends = []
         for lane, (a, w) in enumerate(zip(activations, weights, strict=True)):
-            activation = (
-                a.as_signed() if self.activation_signed else Cat(a, Const(0, 1)).as_signed()
-            )
+            activation = signed_value(a, self.activation)
             for term in range(self.terms):
                 field = w.word_select(term, self.exponent_bits + 1)
                 exponent, negative = field[:-1], field[-1]

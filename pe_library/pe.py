@@ -25,10 +25,10 @@ from amaranth.lib.wiring import In, Out
 
 from .accumulator import Accumulator, signed_bits
 from .checks import check_integer
-from .formats import NumberFormat, format_parameters, vars_of
+from .formats import Integer, NumberFormat, format_parameters, vars_of
 from .shared import SharedComponent
 
-__all__ = ["Addend", "Arithmetic", "ProcessingElement"]
+__all__ = ["Addend", "Arithmetic", "ProcessingElement", "signed_value"]
 
 
 class Addend(NamedTuple):
@@ -40,6 +40,11 @@ class Addend(NamedTuple):
 
     value: Value
     carry: Value = Const(0, 1)
+
+
+def signed_value(code: Value, number_format: Integer) -> Value:
+    """Return the value of an integer's code, signed whatever the format."""
+    return code.as_signed() if number_format.signed else Cat(code, Const(0, 1)).as_signed()
 
 
 def _add(left: Addend, right: Addend) -> Addend:

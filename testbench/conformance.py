@@ -133,9 +133,9 @@ def check_pe(
     # Row i of the operands goes in at enabled cycle i, its partial sum `pipeline` cycles later, and
     # the sum is expected then and at no other time.
     late = pe.pipeline
-    enabled = rng.random(len(a) * 2 + 64) >= stalls if late else np.ones(len(a), dtype=bool)
-    enabled = enabled[: np.searchsorted(np.cumsum(enabled), len(a)) + 1]
-    assert enabled.sum() == len(a), "too many stalls to feed all operands"
+    stalled = rng.geometric(1 - stalls, len(a)) - 1 if late else np.zeros(len(a), dtype=np.int64)
+    enabled = np.zeros(len(a) + stalled.sum(), dtype=bool)
+    enabled[np.cumsum(stalled + 1) - 1] = True
     place = np.cumsum(enabled) - enabled  # the row that is due in each cycle
     rows = len(enabled)
 

@@ -6,8 +6,11 @@ is asked once a cycle what to drive, and once what it saw. What is read at a ris
 state of the cycle that ends there; what is written there holds in the cycle that begins.
 """
 
+import json
+import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +20,14 @@ from cocotb.triggers import RisingEdge
 
 from .compiled import ProtocolError
 
-__all__ = ["Sink", "Source", "Stream", "Streams", "packed_beats", "unpack_fields"]
+__all__ = [
+    "Sink",
+    "Source",
+    "Streams",
+    "bench_parameters",
+    "packed_beats",
+    "unpack_fields",
+]
 
 #: Period of the clock, in ns.
 PERIOD = 10
