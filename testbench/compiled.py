@@ -76,7 +76,7 @@ def build_model(verilog: str, top: str, *, trace: bool = False) -> Path:
             hot = [name for name in hot if name not in cold]
             jobs = []
             for level, sources in zip(LEVELS, ([*hot, str(_HARNESS)], cold), strict=True):
-                text = "".join(f'#include "{name}"\n' for name in ["verilated.h", *sources])
+                text = "".join(f'#include "{name}"\n' for name in ["shared.h", *sources])
                 (building / f"{level}.cpp").write_text(text)
                 header = f"-I{objects / level}"  # precompiled; must be found first
                 jobs.append([command[0], header, *command[1:], f"-{level}", "-c", f"{level}.cpp",
