@@ -44,7 +44,7 @@ def _integer(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hwgen",
-        description="Generate systolic arrays of quantization-aware PEs, and verify them bit for bit.",
+        description="Generate systolic arrays of quantized PEs, and verify them bit for bit.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -308,6 +308,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hwgen: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        import warnings
+
+        warnings.simplefilter("ignore")  # half-elaborated components are not the user's concern
         print("hwgen: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has had enough

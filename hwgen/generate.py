@@ -154,7 +154,7 @@ def write_files(
                 data = content.encode() if isinstance(content, str) else content
                 (Path(aside) / name).write_bytes(data)
             for path in paths:
-                os.replace(Path(aside) / path.name, path)
+                (Path(aside) / path.name).replace(path)
     except OSError as error:
         raise UserError(f"output folder {directory} must be writable: {error}") from error
     return paths

@@ -106,7 +106,7 @@ class Grid(SharedComponent):
         return m
 
     def _line(self, m: Module, name: str, row: int) -> Value:
-        """Return the control bit of each column of a row now, and on top what leaves to the east."""
+        """Return a row's control bit in each column now, and on top what leaves to the east."""
         line = Signal(self.cols, name=f"{name}_line_{row}")
         now = Signal(self.cols, name=f"{name}_{row}")
         way = Cat(getattr(self, f"{name}_in")[row], line)

@@ -25,9 +25,9 @@ class OutputStationaryCell(Cell):
     """Cell of the output-stationary dataflow: sums the products, drains the sum.
 
     Operands are registered, then multiplied. ``valid`` adds the products to the running sum,
-    ``1 + pipeline`` cycles after their operands entered; ``last`` comes with the last ``valid``, and
-    puts the finished sum into the drain register, which is ``sum_out``; ``shift`` takes ``sum_in``
-    there from the cell above.
+    ``1 + pipeline`` cycles after their operands entered; ``last`` comes with the last ``valid``,
+    and puts the finished sum into the drain register, which is ``sum_out``; ``shift`` takes
+    ``sum_in`` there from the cell above.
     """
 
     dataflow = "os"

@@ -95,7 +95,7 @@ class Skew(SharedComponent):
         return self._lines() if self.lanes <= GROUP else self._groups()
 
     def _lines(self) -> Module:
-        """A line of registers for each lane."""
+        """Build a line of registers for each lane."""
         m = Module()
         outputs = []
         for lane in range(self.lanes):
@@ -107,7 +107,7 @@ class Skew(SharedComponent):
         return m
 
     def _groups(self) -> Module:
-        """Skewed groups of lanes; group ``g`` waits ``g * GROUP`` cycles more than the first."""
+        """Build skewed groups; group ``g`` waits ``g * GROUP`` cycles more than the first."""
         m = Module()
         for group, near in enumerate(range(0, self.lanes, GROUP)):  # `near` lanes wait less
             size = min(GROUP, self.lanes - near)

@@ -25,9 +25,9 @@ class WeightStationaryCell(Cell):
     """Cell of the weight-stationary dataflow: ``sum_out`` is ``sum_in`` plus the products.
 
     Activations are registered, then multiplied. Latency from ``act_in`` to ``sum_out`` is
-    ``2 + pipeline`` cycles, from ``sum_in`` one cycle. ``load`` shifts ``weight_in`` into the shadow
-    register, which is ``weight_out``; ``swap`` comes with the first activations that the shadow is
-    to multiply.
+    ``2 + pipeline`` cycles, from ``sum_in`` one cycle. ``load`` shifts ``weight_in`` into the
+    shadow register, which is ``weight_out``; ``swap`` comes with the first activations that the
+    shadow is to multiply.
     """
 
     dataflow = "ws"

@@ -56,7 +56,7 @@ def get_pe(name: str, **options: Any) -> ProcessingElement:
         ) from error
     if not isinstance(preset, ProcessingElement):
         raise TypeError(
-            f"PE {name!r} must be a ProcessingElement object, not {preset!r} ({entries[name].value})"
+            f"PE {name!r} ({entries[name].value}) must be a ProcessingElement, not {preset!r}"
         )
     fields = [field.name for field in dataclasses.fields(preset)]
     for option in options:

@@ -320,7 +320,7 @@ def run_bench(
             log_file=log,
             seed=seed,
             plusargs=wake_up if simulator == "verilator" else [],
-            extra_env={"HWGEN_BENCH": str(bench_file)},
+            extra_env={"HWGEN_BENCH": str(bench_file), "COCOTB_REWRITE_ASSERTION_FILES": ""},
         )
     except (RuntimeError, SystemExit) as error:  # results and log say more
         problem = f"{simulator} stopped with an error ({error})"

@@ -311,8 +311,9 @@ class CompiledModel:
         pointers = (ctypes.c_void_p * len(padded))(*(data.ctypes.data for data in padded))
         out = np.empty((count, -(-self.ports[output] // 8)), dtype=np.uint8)
         self._c.model_vectors(
-            self._model, ctypes.c_int64(count), ctypes.c_int64(latency), ctypes.c_int64(len(padded)),
-            ports.ctypes.data_as(ctypes.c_void_p), widths.ctypes.data_as(ctypes.c_void_p), pointers,
+            self._model, ctypes.c_int64(count), ctypes.c_int64(latency),
+            ctypes.c_int64(len(padded)), ports.ctypes.data_as(ctypes.c_void_p),
+            widths.ctypes.data_as(ctypes.c_void_p), pointers,
             ctypes.c_int64(self._index[output]), ctypes.c_int64(out.shape[1]),
             out.ctypes.data_as(ctypes.c_void_p),
         )  # fmt: skip

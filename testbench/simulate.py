@@ -1,7 +1,6 @@
 """Simulate a GEMM on an emitted array, and check every sum that leaves it."""
 
 import contextlib
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -157,7 +156,8 @@ def check_operand(config: ArrayConfig, name: str, values: npt.NDArray[Any]) -> I
     if not good.all():
         row, col = (int(i) for i in np.argwhere(~good)[0])
         raise UserError(
-            f"{name} must be {number_format.summary}, not {values[row, col]} (row {row}, column {col})"
+            f"{name} must be {number_format.summary}, not {values[row, col]} "
+            f"(row {row}, column {col})"
         )
     return values.astype(np.int64)
 
@@ -209,8 +209,8 @@ class _Checker:
         )
         if last[:-1].any() or not last[-1]:
             raise ProtocolError(
-                f"cycle {cycles[-1]}: the last bit of o_sum must mark the end of pass {part.index}, "
-                f"and does so at beats {np.flatnonzero(last).tolist()} of {len(last)}"
+                f"cycle {cycles[-1]}: the last bit of o_sum must mark the end of pass "
+                f"{part.index}, and does so at beats {np.flatnonzero(last).tolist()} of {len(last)}"
             )
         tile = self.tiling.place(part, values)
         expected = golden_pass(self.config, self.a[part.m, part.k], self.w[part.k, part.n])
@@ -239,7 +239,7 @@ def _whole_file(path: Path | None) -> Iterator[Path | None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".hwgen-") as aside:
             yield Path(aside) / path.name
-            os.replace(Path(aside) / path.name, path)
+            (Path(aside) / path.name).replace(path)
     except OSError as error:
         raise UserError(f"waves {path} must be writable: {error}") from error
 

@@ -152,8 +152,8 @@ def compile_command(*, trace: bool) -> list[str]:
     names = ["VERILATOR", "VM_COVERAGE", "VM_SC", "VM_TIMING", "VM_TRACE", "VM_TRACE_FST",
              "VM_TRACE_SAIF", "VM_TRACE_VCD"]  # fmt: skip
     defines = [f"-D{name}={int(name in on)}" for name in names]
-    return [*compiler(), "-std=c++17", "-fPIC", "-w", f"-I{include}", f"-I{include / 'vltstd'}", "-I.",
-            *defines]  # fmt: skip
+    paths = [f"-I{path}" for path in (include, include / "vltstd", ".")]
+    return [*compiler(), "-std=c++17", "-fPIC", "-w", *paths, *defines]
 
 
 def runtime(sources: Sequence[str], *, trace: bool) -> Path:

@@ -23,7 +23,7 @@ import cocotb
 import numpy as np
 import numpy.typing as npt
 
-from testbench.streams import Sink, Source, Streams, bench_parameters, packed_beats
+from testbench.streams import Sink, Source, Streams, bench_parameters, packed_beats, unpack_beats
 
 
 @functools.cache
@@ -87,7 +87,7 @@ class ArrayRun:
         # Whatever might still be inside would have left by then.
         spare = 4 * (parameters()["latency"] + parameters()["rows"])
         await self.streams.finish((self.act, self.weight), self.sink, spare)
-        self.values, self.last = self.sink.fields(parameters()["sum_bits"])
+        self.values, self.last = unpack_beats(self.sink.beats, parameters()["sum_bits"])
         if "sums" in operands():
             np.testing.assert_array_equal(self.values, operands()["sums"])
             np.testing.assert_array_equal(self.last, operands()["sums_last"])

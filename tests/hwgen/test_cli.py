@@ -1,0 +1,233 @@
+"""The command line: the spellings of the contract, and one sentence for everything wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen.cli import main
+
+SMALL = ["--pe", "int8", "--rows", "2", "--cols", "3"]
+
+
+def run(capsys, *arguments):
+    """Return exit status, output and errors of a command."""
+    try:
+        status = main([str(a) for a in arguments])
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return status, out, err
+
+
+def test_list(capsys):
+    status, out, _ = run(capsys, "list")
+    assert status == 0
+    for name in ("int8", "int16", "lightpe1", "lightpe2", "bnn32", "bnn64"):
+        assert name in out
+    pes = json.loads(run(capsys, "list", "pes", "--json")[1])
+    assert pes["lightpe1"]["weight"]["minimum"] == -128
+    simulators = json.loads(run(capsys, "list", "simulators", "--json")[1])
+    assert {entry["name"] for entry in simulators} >= {"verilator", "icarus"}
+
+
+def test_generate_writes_three_files_and_spares_what_is_there(capsys, tmp_path):
+    folder = tmp_path / "deep" / "er"
+    status, out, _ = run(capsys, "generate", *SMALL, "--output", folder)
+    assert status == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["int8.core", "int8.json", "int8.v"]
+    assert "int8.v" in out
+    before = (folder / "int8.v").read_bytes()
+    other = ["--pe", "int8", "--rows", "3", "--cols", "3", "--output", folder]
+    status, _, err = run(capsys, "generate", *other)
+    assert status == 2
+    assert "exists; use --force to replace it" in err
+    assert (folder / "int8.v").read_bytes() == before
+    assert run(capsys, "generate", *other, "--force")[0] == 0
+    assert (folder / "int8.v").read_bytes() != before
+
+
+def test_flags_win_over_the_file(capsys, tmp_path):
+    (tmp_path / "a.toml").write_text('pe = "lightpe1"\nrows = 2\ncols = 2\ndataflow = "os"\n')
+    status, _, _ = run(
+        capsys, "generate", "--config", tmp_path / "a.toml", "--cols", 5, "--pe-option", "zero=code",
+        "--name", "mine", "--output", tmp_path,
+    )  # fmt: skip
+    assert status == 0
+    made = json.loads((tmp_path / "mine.json").read_text())["configuration"]
+    assert (made["rows"], made["cols"], made["dataflow"]) == (2, 5, "os")
+    assert made["pe"]["parameters"]["zero"] == "code"
+
+
+def test_simulate_files(capsys, tmp_path):
+    rng = np.random.default_rng(5)
+    a, w = rng.integers(-128, 128, (9, 20)), rng.integers(-128, 128, (20, 4))
+    np.save(tmp_path / "a.npy", a.astype(np.int8))
+    np.save(tmp_path / "w.npy", w.astype(np.int16))
+    status, out, _ = run(
+        capsys, "simulate", *SMALL, "--activations", tmp_path / "a.npy", "--weights",
+        tmp_path / "w.npy", "--result", tmp_path / "r.npy", "--json",
+    )  # fmt: skip
+    assert status == 0
+    result = np.load(tmp_path / "r.npy")
+    assert result.dtype == np.int64
+    assert (result == a @ w).all()
+    found = json.loads(out)
+    assert found["passed"] is True
+    assert found["mismatches"] == 0
+    assert (found["m"], found["k"], found["n"]) == (9, 20, 4)
+    for figure in ("vectors", "cycles", "utilisation", "cycles_per_second"):
+        assert found[figure] > 0
+
+
+def test_simulate_random_prints_the_figures(capsys):
+    status, out, _ = run(capsys, "simulate", *SMALL, "--m", 5, "--k", 6, "--n", 7, "--seed", 1)
+    assert status == 0
+    for word in ("vectors", "mismatches", "cycles", "utilisation", "cycles/s"):
+        assert word in out
+
+
+def test_simulate_an_edited_verilog_exits_1_and_says_where(capsys, tmp_path):
+    run(capsys, "generate", *SMALL, "--output", tmp_path)
+    text = (tmp_path / "int8.v").read_text()
+    (tmp_path / "int8.v").write_text(text.replace("$signed(product_0) +", "$signed(product_0) -"))
+    status, _, err = run(capsys, "simulate", *SMALL, "--verilog", tmp_path / "int8.v")
+    assert status == 1
+    assert "tile 0, row 0, column 0, cycle" in err
+    assert "expected" in err
+
+
+def _files(tmp_path):
+    np.save(tmp_path / "float.npy", np.zeros((2, 2)))
+    np.save(tmp_path / "good.npy", np.zeros((2, 2), np.int8))
+    np.save(tmp_path / "vector.npy", np.zeros(4, np.int8))
+    np.save(tmp_path / "large.npy", np.full((2, 2), 200))
+    np.save(tmp_path / "objects.npy", np.array([[None]]), allow_pickle=True)
+    (tmp_path / "text.npy").write_text("hello")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    header = b"{'descr': '|i1', 'fortran_order': False, 'shape': (9000000000, 9000), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    (tmp_path / "liar.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "--output", "OUT"], "pe must be given"),
+        (["generate", *SMALL[:4], "--output", "OUT"], "cols must be given"),
+        (["generate", *SMALL, "--rows", "0", "--output", "OUT"], "rows must be an integer from 1"),
+        (["generate", *SMALL, "--rows", "x", "--output", "OUT"], "must be an integer, not 'x'"),
+        (["generate", *SMALL, "--pe", "nope", "--output", "OUT"], "pe must be one of bnn32"),
+        (["generate", *SMALL, "--lanes", "0", "--output", "OUT"], "lanes must be an integer from 1"),
+        (["generate", *SMALL, "--pipeline", "9", "--output", "OUT"], "pipeline must be an integer"),
+        (["generate", *SMALL, "--dataflow", "rs", "--output", "OUT"], "dataflow must be one of"),
+        (["generate", *SMALL, "--accumulator-bits", "9", "--output", "OUT"], "must be at least 17"),
+        (["generate", *SMALL, "--pe-option", "colour", "--output", "OUT"], "must be NAME=VALUE"),
+        (["generate", *SMALL, "--pe-option", "colour=1", "--output", "OUT"], "int8 option must be"),
+        (["generate", *SMALL, "--config", "OUT/none.toml", "--output", "OUT"], "readable TOML"),
+        (["generate", *SMALL, "--output", "OUT/text.npy"], "must be writable"),
+        (["generate", *SMALL, "--output", "OUT/text.npy/x"], "must be writable"),
+        (["generate", *SMALL], "--output"),
+        (["simulate", *SMALL, "--activations", "OUT/good.npy"], "must be given together"),
+        (["simulate", *SMALL, "--m", "0"], "M must be at least 1"),
+        (["simulate", *SMALL, "--m", "1000000", "--k", "1000000"], "must fit into memory"),
+        (["simulate", *SMALL, "--seed", "-1"], "--seed must be at least 0"),
+        (["simulate", *SMALL, "--simulator", "modelsim"], "--simulator"),
+        (["simulate", *SMALL, "--result", "OUT/text.npy"], "exists; use --force"),
+        (["simulate", *SMALL, "--verilog", "OUT/none.v"], "must be a readable text file"),
+        (["simulate", *SMALL, "--verilog", "OUT/text.npy"], "must define a module int8"),
+        (["nonsense"], "invalid choice"),
+        *(
+            (["simulate", *SMALL, "--activations", f"OUT/{name}.npy", "--weights", "OUT/good.npy"], words)
+            for name, words in [
+                ("none", "must be a readable .npy file"),
+                ("text", "must be a readable .npy file"),
+                ("empty", "must be a readable .npy file"),
+                ("liar", "must be a readable .npy file"),
+                ("objects", "must be a readable .npy file"),
+                ("float", "activations must be integers, not of dtype float64"),
+                ("vector", "activations must be a matrix"),
+                ("large", "activations must be the integers -128 to 127, not 200"),
+            ]
+        ),
+        (["simulate", *SMALL, "--activations", "OUT/good.npy", "--weights", "OUT/good.npy", "--m", "2"],
+         "--m goes with random operands"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_a_sentence_and_status_2(capsys, tmp_path, arguments, words):
+    _files(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    status, _, err = run(capsys, *[a.replace("OUT", str(tmp_path)) for a in arguments])
+    assert status == 2, err
+    assert words in err
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before  # nothing written or lost
+
+
+def test_missing_compiler_and_unwritable_cache(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    status, _, err = run(capsys, "simulate", *SMALL)
+    assert status == 2
+    assert "$CXX must name a C++ compiler, not 'no-such-compiler'" in err
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, _, err = run(capsys, "simulate", *SMALL)
+    assert status == 2
+    assert "a C++ compiler must be installed" in err
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("CXX", sys.executable)
+    status, _, err = run(capsys, "simulate", *SMALL)
+    assert status == 2
+    assert "must be writable ($HWGEN_CACHE)" in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_folder(capsys, tmp_path):
+    tmp_path.chmod(0o500)
+    status, _, err = run(capsys, "generate", *SMALL, "--output", tmp_path / "x")
+    assert status == 2
+    assert "must be writable" in err
+
+
+@pytest.mark.parametrize("command", [["generate", "--output", "OUT"], ["simulate"]])
+def test_interruption_leaves_nothing_behind(tmp_path, command):
+    """Ctrl-C while files are made: status 130, no traceback, no half file."""
+    out = tmp_path / "out"
+    arguments = [a.replace("OUT", str(out)) for a in command]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hwgen.cli", *arguments, "--pe", "int16", "--rows", "64", "--cols", "64"],
+        env={**os.environ, "HWGEN_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    time.sleep(1.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.strip().endswith("hwgen: interrupted")
+    assert "Traceback" not in err
+    left = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert left == []
+
+
+def test_help_loads_nothing_heavy():
+    program = "import sys; from hwgen.cli import _parser; _parser(); print('\\n'.join(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = set(run.stdout.split())
+    assert not loaded & {"amaranth", "numpy", "cocotb", "pe_library", "testbench", "subprocess"}
+
+
+def test_module_runs_as_a_script():
+    run = subprocess.run(
+        [Path(sys.executable).with_name("hwgen"), "--help"], capture_output=True, check=False
+    )
+    assert run.returncode == 0
