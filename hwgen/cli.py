@@ -161,7 +161,10 @@ def _list(arguments: argparse.Namespace) -> int:
 
     from pe_library import get_pe, list_pes
 
-    pes = {name: get_pe(name) for name in list_pes()}
+    try:
+        pes = {name: get_pe(name) for name in list_pes()}
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
     if arguments.json:
         print(json.dumps({name: pe.as_dict() for name, pe in pes.items()}, indent=2))
         return 0
@@ -193,7 +196,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
     config = _configuration(arguments)
     from dataclasses import replace
 
-    from testbench.simulate import ProtocolError, random_operands, simulate
+    from testbench.compiled import ProtocolError
+    from testbench.simulate import random_operands, simulate
 
     from .generate import check_output, generate, save_array
 
@@ -211,11 +215,11 @@ def _simulate(arguments: argparse.Namespace) -> int:
             _load(config, name, getattr(arguments, name)) for name in ("activations", "weights")
         )
     else:
-        sizes = (64 if size is None else size for size in (arguments.m, arguments.k, arguments.n))
+        m, k, n = (64 if size is None else size for size in (arguments.m, arguments.k, arguments.n))
         seed = 0 if arguments.seed is None else arguments.seed
         if seed < 0:
             raise UserError(f"--seed must be at least 0, not {seed}")
-        a, w = random_operands(config, *sizes, seed)
+        a, w = random_operands(config, m, k, n, seed)
 
     generated = generate(config)
     if arguments.verilog is not None:
@@ -314,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
         print("hwgen: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has had enough
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
 
 

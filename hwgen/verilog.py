@@ -11,8 +11,8 @@ import sys
 import textwrap
 from importlib.metadata import version
 
-from amaranth.back import rtlil
-from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal
+from amaranth.back import rtlil  # type: ignore[attr-defined]
+from amaranth.hdl import ClockSignal, Instance, ResetSignal
 
 from pe_library.shared import SharedComponent
 
@@ -76,7 +76,7 @@ class _Emitter:
         name = component.definition
         return name if name == self.top else f"{self.top}_{name}"
 
-    def instance_of(self, component: SharedComponent) -> Elaboratable | None:
+    def instance_of(self, component: SharedComponent) -> Instance | None:
         if self._open and component is self._open[-1]:
             return None
         name = self.name_of(component)

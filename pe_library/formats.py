@@ -99,7 +99,9 @@ class NumberFormat(ABC):
         """
         grid = self.values.astype(np.float64)
         midpoints = (grid[1:] + grid[:-1]) / 2
-        return self.values[np.searchsorted(midpoints, np.asarray(x) / scale, side="right")]
+        return self.values[
+            np.searchsorted(midpoints, np.asarray(x) / np.asarray(scale), side="right")
+        ]
 
     @property
     def summary(self) -> str:
@@ -197,7 +199,7 @@ class PowerOfTwo(NumberFormat):
         clipped to the range (LightNN, arXiv 1802.02178). Where a term can be zero it is zero below
         half of the least power. :meth:`quantize` is never further from ``x``.
         """
-        rest = np.asarray(x, dtype=np.float64) / scale
+        rest = np.asarray(x, dtype=np.float64) / np.asarray(scale)
         value = np.zeros(rest.shape, dtype=np.int64)
         greatest = (1 << self.exponent_bits) - 1 - (self.zero == "code")
         for _ in range(self.terms):

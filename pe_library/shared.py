@@ -7,9 +7,9 @@ Amaranth's own simulator needs nothing special.
 """
 
 from abc import abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from amaranth.hdl import Elaboratable, Module
+from amaranth.hdl import Instance, Module
 from amaranth.lib import wiring
 
 __all__ = ["DefinitionPlatform", "SharedComponent"]
@@ -19,7 +19,7 @@ __all__ = ["DefinitionPlatform", "SharedComponent"]
 class DefinitionPlatform(Protocol):
     """A platform that keeps one definition for each distinct component."""
 
-    def instance_of(self, component: "SharedComponent") -> Elaboratable | None:
+    def instance_of(self, component: "SharedComponent") -> Instance | None:
         """Return an instance of the component's definition; None if it is being defined now."""
 
 
@@ -28,6 +28,11 @@ class SharedComponent(wiring.Component):
 
     Subclasses give :attr:`definition` and :meth:`body` where other components give ``elaborate``.
     """
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Tell type checkers that ports are attributes."""
 
     @property
     @abstractmethod

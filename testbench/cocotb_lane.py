@@ -306,7 +306,7 @@ def run_bench(
         waves.parent.mkdir(parents=True, exist_ok=True)
     # Registers wake up with random values, so that nothing can rely on zeros.
     wake_up = ["+verilator+rand+reset+2", f"+verilator+seed+{seed % 0x7FFFFFFF + 1}"]
-    problem: str | None = None
+    error = None
     start = time.perf_counter()
     try:
         _runner(simulator, waves).test(
@@ -320,17 +320,26 @@ def run_bench(
             log_file=log,
             seed=seed,
             plusargs=wake_up if simulator == "verilator" else [],
-            extra_env={"HWGEN_BENCH": str(bench_file), "COCOTB_REWRITE_ASSERTION_FILES": ""},
+            extra_env={
+                "HWGEN_BENCH": str(bench_file),
+                # Else pytest rewrites every module that is imported, which takes a second.
+                "COCOTB_REWRITE_ASSERTION_FILES": "",
+            },
         )
-    except (RuntimeError, SystemExit) as error:  # results and log say more
-        problem = f"{simulator} stopped with an error ({error})"
+    except (RuntimeError, SystemExit) as raised:  # results and log say more
+        error = raised
     seconds = time.perf_counter() - start
 
     ran, failed = _read_results(results)
-    if failed:
+    problem = None
+    if not results.is_file():
+        problem = f"{simulator} stopped before the tests had ended"
+    elif failed:
         problem = f"{len(failed)} of {ran} tests failed on {simulator}:\n" + "\n".join(failed)
-    elif not ran and problem is None:
+    elif not ran:
         problem = f"no test ran on {simulator}"
+    elif error is not None:
+        problem = f"{simulator} stopped with an error ({error}) after the tests"
     if problem is not None:
         raise BenchError(f"{bench_module}: {problem}\nThe log ends with:\n{_tail(log)}")
     return {

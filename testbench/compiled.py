@@ -261,8 +261,8 @@ class CompiledModel:
             outcome = self._c.model_run(self._model, ctypes.byref(job), ctypes.c_int64(chunk))
             self.seconds += time.perf_counter() - start
             if sink.count:
-                part = slice(0, sink.count)
-                yield Sums(sums[part].copy(), last[part].copy(), cycles[part].copy())
+                got = slice(0, sink.count)
+                yield Sums(sums[got].copy(), last[got].copy(), cycles[got].copy())
         complaint = {
             2: f"nothing was transferred for {patience} cycles; {job.wanted} sums are missing",
             3: "o_sum: valid was withdrawn before the transfer",

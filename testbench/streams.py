@@ -124,7 +124,8 @@ class Sink:
         #: Cycles in which a beat was there and was not accepted.
         self.stalls: list[int] = []
         self._ready = dut[f"{name}__ready"]
-        self._valid, self._payload = _reader(dut[f"{name}__valid"]), _reader(dut[f"{name}__payload"])
+        self._valid = _reader(dut[f"{name}__valid"])
+        self._payload = _reader(dut[f"{name}__payload"])
         self._accept = accept
         self._random = random.Random(f"{seed} {name}")
         self._held: str | None = None
@@ -301,7 +302,7 @@ def unpack_beats(
     ProtocolError
         If a digit is neither 0 nor 1.
     """
-    fields = len(beats[0]) // bits if beats else 0
+    fields = (len(beats[0]) - 1) // bits if beats else 0
     values = np.empty((len(beats), fields), dtype=np.int64)
     last = np.empty(len(beats), dtype=np.uint8)
     step = max(1, (1 << 18) // max(1, fields))  # beats at a time: bounds the 64 bytes of a field

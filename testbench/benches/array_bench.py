@@ -142,11 +142,11 @@ async def idle_and_back_pressure(
 
 @cocotb.test()
 async def throughput(dut: Any) -> None:
-    """Passes follow each other as closely as documented when nothing idles."""
+    """Measure that passes follow each other as closely as documented when nothing idles."""
     run = ArrayRun(dut, Streams(dut))
     await run.run()
     await run.check()
-    assert not run.sink.stalls
+    assert not run.sink.stalls, "sums waited for a sink that never did"
     accepted = np.array(run.act.cycles)
     ends = operands()["pass_ends"]
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -160,7 +160,7 @@ async def throughput(dut: Any) -> None:
 @cocotb.test()
 @cocotb.parametrize(accept=[1.0, 0.5, 0.0])
 async def reset_midway(dut: Any, accept: float) -> None:
-    """A reset at any time, even of an array that stands still, leaves nothing behind."""
+    """Reset at any time, even when the array stands still: nothing may stay behind."""
     streams = Streams(dut)
     rng = random.Random(cocotb.RANDOM_SEED)
     length = 2 * parameters()["sum_beats"] + parameters()["latency"]
