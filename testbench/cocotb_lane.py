@@ -525,7 +525,7 @@ def _run_array_bench(
     mark = sidecar["streams"]["i_act"]["last_bit"]
     marks = activations.data[:, mark >> 3] >> (mark & 7) & 1
     order = [np.arange(first, first + count) for first, count in activations.segments]
-    expected = {} if sums is None or sums_last is None else {"sums": sums, "sums_last": sums_last}
+    expected: dict[str, Any] = {} if sums is None else {"sums": sums, "sums_last": sums_last}
     directory.mkdir(parents=True, exist_ok=True)
     operands = directory.absolute() / "operands.npz"
     np.savez(

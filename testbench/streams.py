@@ -60,6 +60,7 @@ class Source:
         self._beats = iter(beats)
         self._beat = next(self._beats, None)
         self._offered = False
+        self._up = False  # valid, as it is driven
         self._rest()
 
     @property
@@ -129,7 +130,7 @@ class Sink:
         self._accept = accept
         self._random = random.Random(f"{seed} {name}")
         self._held: str | None = None
-        self._up = False
+        self._up = False  # ready, as it is driven
         self._ready.value = 0
 
     def drive(self) -> None:
@@ -217,7 +218,7 @@ class Streams:
         ProtocolError
             If the design breaks the protocol or hangs, or a ``valid`` or ``ready`` is unknown.
         """
-        streams = (*sources, sink)
+        streams: list[Source | Sink] = [*sources, sink]
         edge, cycle, taken = self._edge, self.cycle, sink.beats
         end = None if cycles is None else cycle + cycles
         idle = 0

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from amaranth.hdl import Const, signed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.config import ArrayConfig
 from hwgen.generate import generate
-from pe_library import Accumulator, BinaryPE, IntegerPE, LightPE, get_pe, list_pes
+from pe_library import Accumulator, Addend, BinaryPE, IntegerPE, LightPE, get_pe, list_pes
 from testbench.conformance import (
     EXHAUSTIVE_BITS,
     check_array,
@@ -45,7 +46,19 @@ def test_pe_arithmetic_and_latency(name, pe):
         assert checks > 4000
 
 
+class MixedPE(IntegerPE):
+    """Sums a product with and a negation with a carry: (a·w + a) + (~a + 1)."""
+
+    def addends(self, m, activations, weights):
+        (a,), (w,) = activations, weights
+        one = w.any() | ~w.any()  # a carry that is no constant
+        product = Addend(a.as_signed() * w.as_signed() + a.as_signed())
+        return [product, Addend(~a.as_signed(), one), Addend(Const(0, signed(2)))]
+
+
 _PARAMETERS = [
+    MixedPE(),
+    MixedPE(pipeline=2),
     IntegerPE(multiplier="logic"),
     IntegerPE(multiplier="logic", activation_signed=False, weight_bits=5, pipeline=3, lanes=2),
     IntegerPE(multiplier="logic", activation_bits=16, weight_bits=16, pipeline=1),
