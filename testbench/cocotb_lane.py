@@ -61,7 +61,8 @@ _RUNTIME = {
     False: ["verilated", "verilated_dpi", "verilated_vpi", "verilated_threads"],
     True: ["verilated", "verilated_dpi", "verilated_vpi", "verilated_threads", "verilated_vcd_c"],
 }
-#: Optimization of the model, of its set-up code, of the run-time.
+#: Optimization of the model, of its set-up code (where Verilator splits it off, in large arrays),
+#: of the run-time.
 _OPTIMIZATION = ("OPT_FAST=-O1", "OPT_SLOW=-O0", "OPT_GLOBAL=-O1")
 _TIMESCALE = ("1ns", "1ps")
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -105,28 +104,34 @@ class Simulation:
         }
 
 
-def check_shape(config: ArrayConfig, m: int, k: int, n: int) -> None:
-    """Refuse a GEMM that is empty or would exhaust the memory, before anything is allocated.
+def check_shape(config: ArrayConfig, m: int, k: int, n: int) -> Tiling:
+    """Return the passes of a GEMM; refuse one that is empty or would exhaust the memory.
+
+    Nothing that grows with the GEMM is allocated.
 
     Raises
     ------
     UserError
-        With the shape, the memory it takes and what there is.
+        With the shape, the memory it takes and what there is, or what else speaks against it.
     """
     for name, size in (("M", m), ("K", k), ("N", n)):
         if size < 1:
             raise UserError(f"{name} must be at least 1, not {size}")
-    depth, cols = config.pass_depth, config.cols
-    padded_k = -(-k // depth) * depth if config.dataflow == "ws" else k + config.pe.lanes
+    try:
+        tiling = Tiling(config, m, k, n)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     padded_m = m if config.dataflow == "ws" else m + config.rows
-    # Operands as values, while they are encoded and packed (about six words each), and the results.
-    need = 48 * (padded_m * padded_k + padded_k * (n + cols)) + 32 * m * n
+    # Operands as values, while they are encoded and packed (about six words each), the results,
+    # and the order of the passes.
+    need = 48 * tiling.padded_k * (padded_m + n + config.cols) + 32 * m * n + 256 * len(tiling)
     have = _available_memory()
     if need > have:
         raise UserError(
             f"a GEMM of M={m}, K={k}, N={n} must fit into memory: it takes about "
             f"{need / 2**30:.1f} GiB, and {have / 2**30:.1f} GiB are free"
         )
+    return tiling
 
 
 def _available_memory() -> int:
@@ -296,11 +301,7 @@ def simulate(
         raise UserError(
             f"activations (M×K) and weights (K×N) must agree in K, not {a.shape} and {w.shape}"
         )
-    check_shape(config, a.shape[0], a.shape[1], w.shape[1])
-    try:
-        tiling = Tiling(config, a.shape[0], a.shape[1], w.shape[1])
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    tiling = check_shape(config, a.shape[0], a.shape[1], w.shape[1])
     generated = generated or generate(config)
     beats = sum(part.beats for part in tiling)
     checker = _Checker(config, tiling, a, w)
@@ -327,13 +328,12 @@ def simulate(
     else:
         from .cocotb_lane import stream_gemm
 
-        start = time.perf_counter()
         with _whole_file(waves) as trace:
             streamed = stream_gemm(
                 generated, *operands, beats,
                 simulator=simulator, offer=offer, accept=accept, seed=seed, waves=trace,
             )  # fmt: skip
-        found.seconds = time.perf_counter() - start
+        found.seconds = streamed.seconds
         run(iter([streamed.sums]))
         cycles, (first, last) = streamed.cycle, streamed.operand_span
 

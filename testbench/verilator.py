@@ -166,7 +166,8 @@ def runtime(sources: Sequence[str], *, trace: bool) -> Path:
     root = verilator_root()
     command = compile_command(trace=trace)
     program = (root / "bin" / "verilator_bin").stat()
-    key = content_key(str(program.st_size), str(program.st_mtime_ns), *command, *sources)
+    header = '#include "verilated.h"\n'
+    key = content_key(str(program.st_size), str(program.st_mtime_ns), header, *command, *sources)
     with cached(f"runtime-{key}") as (entry, building):
         if building is not None:
             include = root / "include"
@@ -176,7 +177,7 @@ def runtime(sources: Sequence[str], *, trace: bool) -> Path:
             ]
             for level in LEVELS:
                 (building / level).mkdir()
-                (building / level / "shared.h").write_text('#include "verilated.h"\n')
+                (building / level / "shared.h").write_text(header)
                 jobs.append([*command, f"-{level}", "-x", "c++-header", f"{level}/shared.h",
                              "-o", f"{level}/shared.h.gch"])  # fmt: skip
             for start in range(0, len(jobs), 2):
