@@ -96,7 +96,9 @@ class SystolicArray(SharedComponent):
         m.submodules.weight_skew = weight_skew = Skew(cols, self.widths["weight"])
         m.submodules.sum_deskew = sum_deskew = Skew(cols, self.widths["sum"], descending=True)
 
-        sum_deskew.i.name = "sum_slanted"  # the wire's name in the Verilog
+        for part, name in ((act_skew, "act"), (weight_skew, "weight"), (sum_deskew, "sum")):
+            part.i.name = f"{name}_before_{part.kind}"  # the wires' names in the Verilog
+            part.o.name = f"{name}_after_{part.kind}"
         en = controller.en
         m.d.comb += [
             en.eq(~self.o_sum.valid | self.o_sum.ready),

@@ -88,8 +88,13 @@ class Skew(SharedComponent):
         super().__init__({"en": In(1), "i": In(lanes * width), "o": Out(lanes * width)})
 
     @property
+    def kind(self) -> str:
+        """What it does: ``skew`` or ``deskew``."""
+        return "deskew" if self.descending else "skew"
+
+    @property
     def definition(self) -> str:
-        return f"{'deskew' if self.descending else 'skew'}_{self.lanes}x{self.width}"
+        return f"{self.kind}_{self.lanes}x{self.width}"
 
     def body(self) -> Module:
         return self._lines() if self.lanes <= GROUP else self._groups()

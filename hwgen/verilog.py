@@ -42,6 +42,8 @@ _REPEATED_WIRE = re.compile(
 #: Where several signals have one name, Amaranth tells them apart by a number behind a `$`, and the
 #: parts of a structure by a dot. Both can be had without escaping.
 _ESCAPED = re.compile(r"\\(\w+[$.][\w$.]*) ")
+#: Comments are ASCII, for the oldest of tools.
+_PLAIN = str.maketrans({"×": "x", "·": "*", "Σ": "sum", "`": None})
 
 
 def _plain_name(match: re.Match[str]) -> str:
@@ -125,7 +127,7 @@ def emit_verilog(component: SharedComponent) -> str:
     text = _ESCAPED.sub(_plain_name, text)
     text = _INSTANCE.sub(_one_paragraph, text)
     for name, (defined, _) in emitter.definitions.items():
-        title = (defined.__doc__ or "").partition("\n")[0]
+        title = (defined.__doc__ or "").partition("\n")[0].translate(_PLAIN)
         text = text.replace(f"\nmodule {name}(", f"\n// {title}\nmodule {name}(", 1)
     waivers = "".join(
         f"// {reason}:\n/* verilator lint_off {rule} */\n" for rule, reason in _WAIVERS.items()

@@ -100,6 +100,7 @@ def test_256x256_is_few_modules_and_small():
     assert len(re.findall(r"^module ", text, re.MULTILINE)) <= 12
     assert len(text.encode()) <= 300_000
     assert "\\" not in text, "an escaped identifier"
+    assert text.isascii()
 
 
 def test_two_emissions_are_the_same_to_the_byte():
