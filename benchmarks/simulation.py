@@ -50,9 +50,7 @@ def main() -> None:
             with cpu_seconds() as used:
                 _stream(config, *short, simulator, generated)
                 build = used()
-            speeds = [
-                _stream(config, a, w, simulator, generated) for _ in range(arguments.repeat)
-            ]
+            speeds = [_stream(config, a, w, simulator, generated) for _ in range(arguments.repeat)]
             print(
                 f"{simulator:<9} build and a short run {build:5.2f} CPU s, "
                 f"{statistics.median(speeds):>12,.0f} cycles/s "

@@ -27,7 +27,8 @@ DATAFLOWS: dict[str, tuple[type[Cell], type[Controller]]] = {
 class SystolicArray(SharedComponent):
     """A rows × cols array of one PE between valid/ready streams.
 
-    Inside there is one advance enable: whenever a sum waits at ``o_sum`` for ``ready``, everything
+    ``rst`` must be held for a cycle after power-up; while it is, ``valid`` must be low, because what
+    ``ready`` says then is not kept. Inside there is one advance enable: whenever a sum waits at ``o_sum`` for ``ready``, everything
     stands still, so nothing is lost; idle inputs let the array run on. ``o_sum.ready`` reaches
     ``i_act.ready`` and ``i_weight.ready`` in the same cycle, and so does each input's ``valid`` the
     other's ``ready``; there is no such path to ``o_sum``.
@@ -96,9 +97,9 @@ class SystolicArray(SharedComponent):
         m.submodules.weight_skew = weight_skew = Skew(cols, self.widths["weight"])
         m.submodules.sum_deskew = sum_deskew = Skew(cols, self.widths["sum"], descending=True)
 
-        for part, name in ((act_skew, "act"), (weight_skew, "weight"), (sum_deskew, "sum")):
-            part.i.name = f"{name}_before_{part.kind}"  # the wires' names in the Verilog
-            part.o.name = f"{name}_after_{part.kind}"
+        for skew, name in ((act_skew, "act"), (weight_skew, "weight"), (sum_deskew, "sum")):
+            skew.i.name = f"{name}_before_{skew.kind}"  # the wires' names in the Verilog
+            skew.o.name = f"{name}_after_{skew.kind}"
         en = controller.en
         m.d.comb += [
             en.eq(~self.o_sum.valid | self.o_sum.ready),

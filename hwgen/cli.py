@@ -16,6 +16,7 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from .config import ArrayConfig
+    from .generate import GeneratedArray
 
 __all__ = ["main"]
 
@@ -41,11 +42,25 @@ def _integer(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be an integer, not {text!r}") from None
 
 
+class _Version(argparse.Action):
+    """Print the installed version, which is looked up only then."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"hwgen {version('hwgen')}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hwgen",
         description="Generate systolic arrays of quantized PEs, and verify them bit for bit.",
     )
+    parser.add_argument("--version", action=_Version, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(
@@ -77,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--seed", type=_integer, default=None, metavar="S", help="of random operands (0)"
     )
-    command.add_argument("--result", metavar="R.npy", help="write the result, M×N int64")
+    command.add_argument(
+        "--result", metavar="R.npy", help="write the result, M×N int64 (also of a failed run)"
+    )
     command.add_argument("--force", action="store_true", help="replace files that exist")
     command.add_argument(
         "--verilog", metavar="FILE", help="simulate this Verilog (same ports) instead of fresh one"
@@ -89,10 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     command = add(
         "quickstart", _quickstart, "Run a trained, quantized layer through each PE in simulation."
     )
-    command.add_argument("--rows", type=_integer, default=8, metavar="R")
-    command.add_argument("--cols", type=_integer, default=8, metavar="C")
-    command.add_argument("--dataflow", choices=("ws", "os"), default="ws")
-    command.add_argument("--seed", type=_integer, default=0, metavar="S")
+    command.add_argument("--rows", type=_integer, default=8, metavar="R", help="of PEs (8)")
+    command.add_argument("--cols", type=_integer, default=8, metavar="C", help="of PEs (8)")
+    command.add_argument("--dataflow", choices=("ws", "os"), default="ws", help="(ws)")
+    command.add_argument(
+        "--seed", type=_integer, default=0, metavar="S", help="of the training and the split (0)"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -161,23 +180,31 @@ def _list(arguments: argparse.Namespace) -> int:
 
     from pe_library import get_pe, list_pes
 
+    pes = {}
     try:
-        pes = {name: get_pe(name) for name in list_pes()}
-    except (TypeError, ValueError) as error:
+        names = list_pes()
+    except ValueError as error:
         raise UserError(str(error)) from error
+    for name in names:
+        try:
+            pes[name] = get_pe(name)
+        except (TypeError, ValueError) as error:  # somebody's package; the others are fine
+            print(f"hwgen: {error}", file=sys.stderr)
     if arguments.json:
         print(json.dumps({name: pe.as_dict() for name, pe in pes.items()}, indent=2))
         return 0
     print(f"{'name':<10} {'lanes':>5}  {'activations':<28} weights")
     for name, pe in pes.items():
         print(f"{name:<10} {pe.lanes:>5}  {pe.activation.summary:<28} {pe.weight.summary}")
-    return 0
+    return 0 if len(pes) == len(names) else 2
 
 
 def _generate(arguments: argparse.Namespace) -> int:
     config = _configuration(arguments)
     from .generate import check_output, generate
 
+    if not arguments.output:
+        raise UserError("--output must name a folder, not ''")
     directory = Path(arguments.output)
     check_output(directory, [f"{config.name}.{end}" for end in ("v", "json", "core")],
                  force=arguments.force)  # fmt: skip
@@ -223,7 +250,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
     generated = generate(config)
     if arguments.verilog is not None:
-        generated = replace(generated, verilog=_read_verilog(Path(arguments.verilog), config.name))
+        edited = _read_verilog(Path(arguments.verilog), generated)
+        generated = replace(generated, verilog=edited)
     try:
         found = simulate(
             config, a, w,
@@ -248,6 +276,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
         print(f"cycles/s     {found.cycles_per_second:>14,.0f}   (simulated)")
     for example in found.examples:
         print(f"hwgen: {example}", file=sys.stderr)
+    if found.mismatches > len(found.examples):
+        print(f"hwgen: ... {found.mismatches:,} in all", file=sys.stderr)
     return 0 if found.passed else 1
 
 
@@ -259,8 +289,10 @@ def _load(config: "ArrayConfig", name: str, path: str) -> Any:
 
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
         raise UserError(f"{name} {path} must be a readable .npy file: {error}") from error
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{name} {path} must be a readable .npy file of integers") from error
     if not isinstance(mapped, np.ndarray):
         raise UserError(f"{name} {path} must be a .npy file with one array")
     if mapped.ndim == 2:
@@ -269,15 +301,27 @@ def _load(config: "ArrayConfig", name: str, path: str) -> Any:
     return np.asarray(mapped)
 
 
-def _read_verilog(path: Path, top: str) -> str:
-    import re
+def _read_verilog(path: Path, generated: "GeneratedArray") -> str:
+    """Read an edited Verilog file; its ports must still be those of the array."""
+    from testbench.compiled import module_ports
 
+    top = generated.config.name
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"verilog {path} must be a readable text file: {error}") from error
-    if not re.search(rf"^module {top}\b", text, re.MULTILINE):
-        raise UserError(f"verilog {path} must define a module {top}, as `hwgen generate` names it")
+    try:
+        found = module_ports(text, top)
+    except ValueError as error:
+        raise UserError(f"verilog {path}: {error}, as `hwgen generate` names it") from error
+    for port in generated.sidecar["ports"]:
+        name, width = port["name"], port["width"]
+        if found.get(name) != width:
+            there = f"{found[name]} bits" if name in found else "missing"
+            raise UserError(
+                f"verilog {path} must be of this configuration: its port {name} must be {width} "
+                f"bits, not {there}"
+            )
     return text
 
 
@@ -305,6 +349,9 @@ def _quickstart(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no × shows a ? instead
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))

@@ -17,6 +17,8 @@ from pe_library import Accumulator, ProcessingElement, get_pe
 from pe_library.accumulator import OVERFLOWS
 from pe_library.checks import check_choice, check_integer
 
+from .keywords import RESERVED
+
 __all__ = ["ArrayConfig"]
 
 #: The longest reduction an output-stationary array holds unless told otherwise: ResNet's 512·3·3.
@@ -77,10 +79,14 @@ class ArrayConfig:
                     "max_k must be left out with dataflow 'ws', where a pass sums rows * lanes "
                     f"products, not {self.max_k}"
                 )
-        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.name):
+        if (
+            not isinstance(self.name, str)
+            or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.name)
+            or self.name in RESERVED
+        ):
             raise ValueError(
                 "name must be a Verilog identifier of lower-case letters, digits and underscores "
-                f"that begins with a letter, not {self.name!r}"
+                f"that begins with a letter and is not reserved, not {self.name!r}"
             )
         bits = self.accumulator.bits  # checks accumulator_bits
         if self.overflow == "error" and bits < self.exact_bits:
@@ -149,6 +155,8 @@ class ArrayConfig:
             raise TypeError(f"pe_options must be a table of names and values, not {pe_options!r}")
         pe_options = dict(pe_options)
         for option in ("lanes", "pipeline"):
+            if option in options and option in pe_options:
+                raise ValueError(f"{option} must be given once, not in pe_options too")
             if option in options:
                 pe_options[option] = options.pop(option)
         return cls(**{"name": pe_name, **options}, pe=get_pe(pe_name, **pe_options))

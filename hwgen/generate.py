@@ -52,9 +52,9 @@ class GeneratedArray:
             f"{name}.core": _fusesoc_core(name),
         }
 
-    def write(self, directory: Path, *, force: bool = False) -> list[Path]:
+    def write(self, directory: Path | str, *, force: bool = False) -> list[Path]:
         """Write the files, all or none; see :func:`write_files`."""
-        return write_files(directory, self.files, force=force)
+        return write_files(Path(directory), self.files, force=force)
 
 
 def generate(config: ArrayConfig) -> GeneratedArray:
@@ -125,7 +125,9 @@ def check_output(directory: Path, names: Sequence[str], *, force: bool) -> None:
     ancestor = directory
     while not ancestor.exists() and ancestor != ancestor.parent:
         ancestor = ancestor.parent
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+    if not ancestor.is_dir():
+        raise UserError(f"output folder {directory} must be a folder; {ancestor} is a file")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
         raise UserError(f"output folder {directory} must be writable; {ancestor} is not")
     folders = [str(directory / name) for name in names if (directory / name).is_dir()]
     if folders:

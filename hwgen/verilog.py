@@ -68,15 +68,15 @@ def tool_versions() -> dict[str, str]:
 class _Emitter:
     """The platform of an emission: definitions by name, in the order they were completed."""
 
-    def __init__(self, top: str) -> None:
+    def __init__(self, top: SharedComponent) -> None:
         self.top = top
         self.definitions: dict[str, tuple[SharedComponent, str]] = {}
         self._open: list[SharedComponent] = []
 
     def name_of(self, component: SharedComponent) -> str:
         """Return the module name: that of the top, or one prefixed with it."""
-        name = component.definition
-        return name if name == self.top else f"{self.top}_{name}"
+        top = self.top.definition
+        return top if component is self.top else f"{top}_{component.definition}"
 
     def instance_of(self, component: SharedComponent) -> Instance | None:
         if self._open and component is self._open[-1]:
@@ -111,7 +111,7 @@ def emit_verilog(component: SharedComponent) -> str:
     RuntimeError
         If Yosys fails; its words are in the message.
     """
-    emitter = _Emitter(component.definition)
+    emitter = _Emitter(component)
     emitter.define(component)
     script = "".join(
         f"read_rtlil <<HWGEN_END\n{text}\nHWGEN_END\n" for _, text in emitter.definitions.values()

@@ -50,7 +50,7 @@ def get_pe(name: str, **options: Any) -> ProcessingElement:
         )
     try:
         preset = entries[name].load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever somebody's module may raise
         raise ValueError(
             f"PE {name!r} ({entries[name].value}) cannot be loaded: {error}"
         ) from error

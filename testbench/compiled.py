@@ -97,7 +97,8 @@ class _Source(ctypes.Structure):
         ("segments", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in (
             "segment_count", "beat_bytes", "segment", "position",
-            "valid_port", "payload_port", "ready_port", "probability", "offered",
+            "valid_port", "payload_port", "ready_port", "payload_bits", "probability", "open",
+            "offered",
         )),
     ]  # fmt: skip
 
@@ -105,7 +106,7 @@ class _Source(ctypes.Structure):
 class _Sink(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in (
-            "valid_port", "payload_port", "ready_port", "payload_bytes", "probability",
+            "valid_port", "payload_port", "ready_port", "payload_bytes", "probability", "open",
             "fields", "bits",
         )),
         ("sums", ctypes.c_void_p),
@@ -121,7 +122,7 @@ class _Job(ctypes.Structure):
         ("sources", _Source * 2),
         ("sink", _Sink),
         *((name, ctypes.c_int64) for name in (
-            "wanted", "cycle", "idle", "patience", "first_operand", "last_operand",
+            "wanted", "cycle", "idle", "patience", "burst", "first_operand", "last_operand",
         )),
         ("random", ctypes.c_uint64),
     ]  # fmt: skip
@@ -182,7 +183,7 @@ class CompiledModel:
             self._model = ctypes.c_void_p()
 
     def reset(self) -> None:
-        """Hold ``rst`` for two cycles."""
+        """Hold ``rst`` for one cycle."""
         self._c.model_reset(self._model)
 
     # ---- arrays ------------------------------------------------------------------------------
@@ -196,6 +197,7 @@ class CompiledModel:
         *,
         offer: tuple[float, float] = (1.0, 1.0),
         accept: float = 1.0,
+        burst: int = 1,
         seed: int = 1,
         patience: int = 10_000,
         chunk: int = 1 << 18,
@@ -211,9 +213,11 @@ class CompiledModel:
         layout : mapping
             The ``streams`` of the sidecar.
         offer : pair of float
-            Probability that activations, weights are offered in a cycle.
+            Probability that activations, weights are offered in a cycle, 2**-16 to 1.
         accept : float
-            Probability that a sum is accepted in a cycle.
+            Probability that a sum is accepted in a cycle, 2**-16 to 1.
+        burst : int
+            Cycles for which such a choice holds, at least 1.
         seed : int
             Of the random idling.
         patience : int
@@ -223,16 +227,21 @@ class CompiledModel:
 
         Raises
         ------
+        ValueError
+            If a probability is out of range.
         ProtocolError
             If the array withdraws or changes a sum before it was accepted, hangs, or sends more.
         """
+        for name, chance in (("offer", offer[0]), ("offer", offer[1]), ("accept", accept)):
+            if not 2**-16 <= chance <= 1:
+                raise ValueError(f"{name} must be from 2**-16 to 1, not {chance}")
         cols = (layout["o_sum"]["last_bit"]) // layout["o_sum"]["bits"]
         capacity = min(chunk, max(256, (1 << 16) // cols))  # stays in the processor's cache
         sums = np.empty((capacity, cols), dtype=np.int64)
         last = np.empty(capacity, dtype=np.uint8)
         cycles = np.empty(capacity, dtype=np.int64)
         job = self._job = _Job(
-            wanted=sum_beats, patience=patience, first_operand=-1, last_operand=-1,
+            wanted=sum_beats, patience=patience, burst=burst, first_operand=-1, last_operand=-1,
             random=(seed * 0x9E3779B97F4A7C15 + 1) & (1 << 64) - 1 or 1,
         )  # fmt: skip
         keep = []
@@ -243,14 +252,15 @@ class CompiledModel:
             keep += [data, segments]
             source.data, source.segments = data.ctypes.data, segments.ctypes.data
             source.segment_count, source.beat_bytes = len(segments), data.shape[1]
-            source.probability = round(probability * 256)
+            source.payload_bits = self.ports[f"{name}__payload"]
+            source.probability = round(probability * 65536)
             for part in ("valid", "payload", "ready"):
                 setattr(source, f"{part}_port", self._index[f"{name}__{part}"])
         sink = job.sink
         for part in ("valid", "payload", "ready"):
             setattr(sink, f"{part}_port", self._index[f"o_sum__{part}"])
         sink.payload_bytes = -(-self.ports["o_sum__payload"] // 8)
-        sink.probability = round(accept * 256)
+        sink.probability = round(accept * 65536)
         sink.fields, sink.bits = cols, layout["o_sum"]["bits"]
         sink.sums, sink.last, sink.cycles = (x.ctypes.data for x in (sums, last, cycles))
         sink.capacity = capacity
@@ -270,7 +280,7 @@ class CompiledModel:
         }.get(outcome)
         if complaint:
             raise ProtocolError(f"cycle {job.cycle}: {complaint}")
-        extra = self._c.model_drain(self._model, ctypes.byref(job), ctypes.c_int64(1000))
+        extra = self._c.model_drain(self._model, ctypes.byref(job), ctypes.c_int64(patience))
         if extra:
             raise ProtocolError(f"cycle {job.cycle}: {extra} sums more than expected")
         for source, name in zip(job.sources, ("i_act", "i_weight"), strict=True):

@@ -190,12 +190,14 @@ def check_array(
     *,
     offer: tuple[float, float] = (1.0, 1.0),
     accept: float = 1.0,
+    burst: int = 1,
     seed: int = 1,
     generated: GeneratedArray | None = None,
 ) -> int:
-    """Check a random GEMM on an array; ``offer`` and ``accept`` are those of ``simulate``."""
+    """Check a random GEMM on an array; the traffic's parameters are those of ``simulate``."""
     a, w = random_operands(config, m, k, n, seed)
-    found = simulate(config, a, w, generated=generated, offer=offer, accept=accept, seed=seed)
+    found = simulate(config, a, w, generated=generated, offer=offer, accept=accept, burst=burst,
+                     seed=seed)  # fmt: skip
     assert found.passed, f"{config}: {found.mismatches} of {found.checks} wrong: {found.examples}"
     return found.checks
 

@@ -24,6 +24,7 @@ struct RandomContext : VerilatedContext {  // registers wake up with random valu
 struct Model {
     RandomContext context;
     Vtop top{&context};
+    std::vector<uint8_t> held;  // the sum that waited in the last cycle, if any
     std::vector<void*> ports;
 #if VM_TRACE
     VerilatedVcdC trace;
@@ -50,13 +51,16 @@ struct Source {
     int64_t segment_count, beat_bytes;
     int64_t segment, position;     // the next beat
     int64_t valid_port, payload_port, ready_port;
-    int64_t probability;           // of offering a beat in a cycle, of 256
+    int64_t payload_bits;
+    int64_t probability;           // of offering beats, of 65536
+    int64_t open;                  // beats are offered in this burst
     int64_t offered;               // valid is up
 };
 
 struct Sink {
     int64_t valid_port, payload_port, ready_port, payload_bytes;
-    int64_t probability;
+    int64_t probability;           // of accepting beats, of 65536
+    int64_t open;                  // beats are accepted in this burst
     int64_t fields, bits;          // signed fields of a beat, lowest first; then one bit, `last`
     int64_t* sums;                 // (capacity, fields)
     uint8_t* last;                 // (capacity)
@@ -71,17 +75,18 @@ struct Job {
     int64_t cycle;                 // cycles since reset
     int64_t idle;                  // cycles since anything was transferred
     int64_t patience;              // cycles without a transfer that count as hung
+    int64_t burst;                 // cycles between two draws of what is open
     int64_t first_operand, last_operand;
     uint64_t random;
 };
 
 enum Outcome { RUNNING = 0, DONE = 1, HUNG = 2, RETRACTED = 3, CHANGED = 4 };
 
-int draw(uint64_t& state) {  // xorshift64 (Marsaglia 2003): 0 to 255
+int draw(uint64_t& state) {  // xorshift64 (Marsaglia 2003): 0 to 65535
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
-    return (state >> 24) & 255;
+    return (state >> 24) & 65535;
 }
 
 int64_t field(const uint8_t* bytes, int64_t index, int64_t bits) {
@@ -127,7 +132,9 @@ void model_reset(Model* model) {
 #define SET(member) model->top.member = 1;
     RESET(SET)
 #undef SET
-    for (int i = 0; i < 2; i++) { model->eval(0); model->eval(1); }
+    model->eval(0);  // one cycle, as documented
+    model->eval(1);
+    model->held.clear();
 #define CLEAR(member) model->top.member = 0;
     RESET(CLEAR)
 }
@@ -139,30 +146,32 @@ int64_t model_run(Model* model, Job* job, int64_t cycles) {
     uint8_t& out_valid = *(uint8_t*)ports[sink.valid_port];
     uint8_t& out_ready = *(uint8_t*)ports[sink.ready_port];
     const uint8_t* out = (const uint8_t*)ports[sink.payload_port];
-    std::vector<uint8_t> held(sink.payload_bytes);
-    bool holding = false;
     sink.count = 0;
     for (; cycles > 0 && job->wanted > 0 && sink.count < sink.capacity; cycles--) {
+        const bool redraw = job->cycle % job->burst == 0;
         for (Source& s : job->sources) {
             uint8_t& valid = *(uint8_t*)ports[s.valid_port];
             uint8_t* payload = (uint8_t*)ports[s.payload_port];
+            if (redraw) s.open = draw(job->random) < s.probability;
             if (s.offered) continue;
-            if (s.segment < s.segment_count && draw(job->random) < s.probability) {
+            if (s.segment < s.segment_count && s.open) {
                 const int64_t beat = s.segments[s.segment][0] + s.position;
                 memcpy(payload, s.data + beat * s.beat_bytes, s.beat_bytes);
                 valid = s.offered = 1;
             } else if (valid) {  // nothing may depend on the payload of an idle stream
                 for (int64_t i = 0; i < s.beat_bytes; i++) payload[i] = ~payload[i];
-                payload[s.beat_bytes - 1] = 0;  // no bit beyond the port's width
+                const int used = (s.payload_bits - 1) % 8 + 1;  // no bit beyond the port's width
+                payload[s.beat_bytes - 1] &= (1 << used) - 1;
                 valid = 0;
             }
         }
-        out_ready = draw(job->random) < sink.probability;
+        if (redraw) sink.open = draw(job->random) < sink.probability;
+        out_ready = sink.open;
         model->eval(0);
-        if (holding && !out_valid) return RETRACTED;
-        if (holding && memcmp(held.data(), out, sink.payload_bytes)) return CHANGED;
-        holding = out_valid && !out_ready;
-        if (holding) memcpy(held.data(), out, sink.payload_bytes);
+        std::vector<uint8_t>& held = model->held;
+        if (!held.empty() && !out_valid) return RETRACTED;
+        if (!held.empty() && memcmp(held.data(), out, held.size())) return CHANGED;
+        held.assign(out, out + (out_valid && !out_ready ? sink.payload_bytes : 0));
         job->idle++;
         if (out_valid && out_ready) {
             for (int64_t i = 0; i < sink.fields; i++)

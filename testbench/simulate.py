@@ -150,6 +150,7 @@ def check_operand(config: ArrayConfig, name: str, values: npt.NDArray[Any]) -> I
 
     ``name`` is ``"activations"`` or ``"weights"``; ``values`` are integers on the format's grid.
     """
+    values = np.asarray(values)
     if values.ndim != 2 or 0 in values.shape:
         raise UserError(
             f"{name} must be a matrix with at least one row and column, not of shape {values.shape}"
@@ -162,7 +163,7 @@ def check_operand(config: ArrayConfig, name: str, values: npt.NDArray[Any]) -> I
         row, col = (int(i) for i in np.argwhere(~good)[0])
         raise UserError(
             f"{name} must be {number_format.summary}, not {values[row, col]} "
-            f"(row {row}, column {col})"
+            f"(row {row}, column {col}; the nearest is {number_format.quantize(values[row, col])})"
         )
     return values.astype(np.int64)
 
@@ -258,6 +259,7 @@ def simulate(
     simulator: Literal["verilator", "icarus"] = "verilator",
     offer: tuple[float, float] = (1.0, 1.0),
     accept: float = 1.0,
+    burst: int = 1,
     seed: int = 1,
     waves: Path | None = None,
     progress: bool = False,
@@ -275,9 +277,9 @@ def simulate(
     simulator : str
         ``"verilator"``: the compiled lane. ``"icarus"``: the cocotb lane on Icarus, four-state and
         a thousand times slower.
-    offer, accept, seed
-        Probability that (activations, weights) are offered and sums accepted in a cycle, and the
-        seed of that.
+    offer, accept, burst, seed
+        Probability that (activations, weights) are offered and sums accepted in a cycle, the cycles
+        for which such a choice holds (compiled lane only), and the seed of that.
     waves : Path, optional
         Write a VCD trace there.
     progress : bool
@@ -321,7 +323,7 @@ def simulate(
         ):
             run(model.stream(
                 *operands, beats, generated.sidecar["streams"],
-                offer=offer, accept=accept, seed=seed,
+                offer=offer, accept=accept, burst=burst, seed=seed,
             ))  # fmt: skip
             found.seconds = model.seconds
             cycles, (first, last) = model.cycle, model.operand_span

@@ -1,10 +1,10 @@
 """Break the RTL on purpose, one way at a time, and see the conformance suite catch each.
 
-    python tests/mutants.py            all mutants (about five minutes on two cores)
+    python tests/mutants.py            all mutants (about 15 minutes on two cores)
     python tests/mutants.py --list     what they are
     python tests/mutants.py NAME ...   some of them
 
-A mutant is one edit of a generator's source. It is made in a copy of the packages, on which the
+It needs what the tests need (`pip install -e '.[test]'`). A mutant is one edit of a generator's source. It is made in a copy of the packages, on which the
 conformance suite runs with `-x`; it is caught when a test fails (an error of the edit itself, such
 as a design that does not elaborate, does not count). The unbroken copy must pass the same tests.
 Exit status 1 if a mutant survives, or if an edit no longer fits its source.
@@ -283,6 +283,18 @@ MUTANTS = [
         "self.valid.eq(pairs[rows])",
         "self.valid.eq(Cat(0, pairs)[rows])",
     ),
+    _array(
+        "last mark without a pair counts",
+        "output_stationary",
+        "last.eq(pair & self.act_last)",
+        "last.eq(free & self.weight_valid & self.act_last)",
+    ),
+    _array(
+        "idle last mark ends the pass",
+        "weight_stationary",
+        "with m.If(act):",
+        "with m.If(act | (self.act_ready & self.act_last)):",
+    ),
     # Structure
     _array("a stalled sum is lost", "array", "~self.o_sum.valid | self.o_sum.ready", "1"),
     _array("skew one register short", "skew", "else lane):", "else max(0, lane - 1)):"),
@@ -374,7 +386,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hwgen-mutants-cache-") as folder:
         cache = Path(folder)
         outcome, how = _try(None, cache)
-        print(f"unbroken {outcome}: {how}", flush=True)
+        print(f"the suite on the unbroken RTL: {outcome}, {how}", flush=True)
         if outcome != "passed":
             return 1
         with ThreadPoolExecutor(arguments.jobs) as pool:

@@ -1,5 +1,7 @@
 """The conformance suite: every registered PE, alone and in arrays."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from amaranth.hdl import Const, signed
@@ -17,6 +19,8 @@ from testbench.conformance import (
     check_schedule,
     variants,
 )
+from testbench.golden import golden_gemm
+from testbench.simulate import simulate
 
 PES = list_pes()
 DATAFLOWS = ("ws", "os")
@@ -49,7 +53,7 @@ def test_pe_arithmetic_and_latency(name, pe):
 class MixedPE(IntegerPE):
     """Sums a product with and a negation with a carry: (a·w + a) + (~a + 1)."""
 
-    def addends(self, m, activations, weights):
+    def addends(self, m, activations, weights):  # noqa: ARG002
         (a,), (w,) = activations, weights
         one = w.any() | ~w.any()  # a carry that is no constant
         product = Addend(a.as_signed() * w.as_signed() + a.as_signed())
@@ -163,11 +167,12 @@ def test_any_gemm(options):
 
     @settings(max_examples=60)
     @given(
-        m=size, k=size, n=size, act=chance, weight=chance, accept=chance, seed=st.integers(0, 99)
-    )
-    def run(m, k, n, act, weight, accept, seed):
-        assert check_array(config, m, k, n, offer=(act, weight), accept=accept, seed=seed,
-                           generated=generated) > 0  # fmt: skip
+        m=size, k=size, n=size, act=chance, weight=chance, accept=chance,
+        burst=st.sampled_from([1, 5, 60]), seed=st.integers(0, 99),
+    )  # fmt: skip
+    def run(m, k, n, act, weight, accept, burst, seed):
+        assert check_array(config, m, k, n, offer=(act, weight), accept=accept, burst=burst,
+                           seed=seed, generated=generated) > 0  # fmt: skip
 
     run()
 
@@ -176,8 +181,6 @@ def test_any_gemm(options):
 @pytest.mark.parametrize("name", PES)
 def test_extremes_fill_the_exact_accumulator(name, dataflow):
     """The longest reduction of extreme operands: the derived width holds it, to the last bit."""
-    from testbench.simulate import simulate
-
     options = {"pe": name, "rows": 2, "cols": 1, "dataflow": dataflow}
     config = ArrayConfig.from_options({**options, **({"max_k": 129} if dataflow == "os" else {})})
     depth = config.pass_depth
@@ -187,3 +190,10 @@ def test_extremes_fill_the_exact_accumulator(name, dataflow):
             found = simulate(config, np.full((2, depth), a), np.full((depth, 1), w))
             assert found.passed
             assert (found.result == depth * a * w).all()
+    # One bit less would not do.
+    narrow = dataclasses.replace(config, accumulator_bits=config.exact_bits - 1, overflow="wrap")
+    assert any(
+        golden_gemm(narrow, np.full((1, depth), a), np.full((depth, 1), w)) != depth * a * w
+        for a in (pe.activation.minimum, pe.activation.maximum)
+        for w in (pe.weight.minimum, pe.weight.maximum)
+    )

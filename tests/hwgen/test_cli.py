@@ -132,8 +132,10 @@ def _files(tmp_path):
         (["generate", *SMALL, "--pe-option", "colour", "--output", "OUT"], "must be NAME=VALUE"),
         (["generate", *SMALL, "--pe-option", "colour=1", "--output", "OUT"], "int8 option must be"),
         (["generate", *SMALL, "--config", "OUT/none.toml", "--output", "OUT"], "readable TOML"),
-        (["generate", *SMALL, "--output", "OUT/text.npy"], "must be writable"),
-        (["generate", *SMALL, "--output", "OUT/text.npy/x"], "must be writable"),
+        (["generate", *SMALL, "--output", "OUT/text.npy"], "is a file"),
+        (["generate", *SMALL, "--output", "OUT/text.npy/x"], "is a file"),
+        (["generate", *SMALL, "--output", ""], "--output must name a folder"),
+        (["generate", *SMALL, "--name", "module", "--output", "OUT"], "is not reserved"),
         (["generate", *SMALL], "--output"),
         (["simulate", *SMALL, "--activations", "OUT/good.npy"], "must be given together"),
         (["simulate", *SMALL, "--m", "0"], "M must be at least 1"),
@@ -231,3 +233,16 @@ def test_module_runs_as_a_script():
         [Path(sys.executable).with_name("hwgen"), "--help"], capture_output=True, check=False
     )
     assert run.returncode == 0
+
+
+def test_an_edited_verilog_of_another_configuration_is_refused(capsys, tmp_path):
+    run(capsys, "generate", *SMALL, "--pe-option", "weight_bits=4", "--output", tmp_path)
+    status, _, err = run(capsys, "simulate", *SMALL, "--verilog", tmp_path / "int8.v")
+    assert status == 2
+    assert "its port i_weight__payload must be 24 bits, not 12 bits" in err
+
+
+def test_version(capsys):
+    status, out, _ = run(capsys, "--version")
+    assert status == 0
+    assert out.startswith("hwgen ")

@@ -47,7 +47,11 @@ def test_toml(tmp_path):
                                    "'saturate')"),
         ({"lanes": 300}, "lanes must be an integer from 1 to 256, not 300"),
         ({"name": "9x"}, "name must be a Verilog identifier of lower-case letters, digits and "
-                         "underscores that begins with a letter, not '9x'"),
+                         "underscores that begins with a letter and is not reserved, not '9x'"),
+        ({"name": "wire"}, "name must be a Verilog identifier of lower-case letters, digits and "
+                           "underscores that begins with a letter and is not reserved, not 'wire'"),
+        ({"lanes": 2, "pe_options": {"lanes": 3}},
+         "lanes must be given once, not in pe_options too"),
         ({"pe": 8}, "pe must be the name of a registered PE, not 8"),
         ({"pe_options": 8}, "pe_options must be a table of names and values, not 8"),
         ({"colour": 1}, "option must be one of pe, rows, cols, dataflow, accumulator_bits, "

@@ -103,6 +103,13 @@ def test_256x256_is_few_modules_and_small():
     assert text.isascii()
 
 
+@pytest.mark.parametrize("name", ["cell_ws", "grid_2x2", "skew_2x8", "controller_ws"])
+def test_an_array_may_be_named_like_a_part(name):
+    text = make(rows=2, cols=2, name=name).verilog
+    assert len(re.findall(rf"^module {name}\\(", text, re.MULTILINE)) == 1
+    assert f"module {name}_cell_ws(" in text
+
+
 def test_two_emissions_are_the_same_to_the_byte():
     program = (
         "from hwgen.config import ArrayConfig; from hwgen.generate import generate; import sys;"

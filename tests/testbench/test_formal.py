@@ -121,7 +121,8 @@ def test_pipelined_and_saturating():
         get_pe("lightpe2", zero="code"),
         get_pe("int8", multiplier="logic", pipeline=3),
         get_pe("int8", multiplier="logic", activation_signed=False),
-        get_pe("int16", lanes=4, pipeline=3),
+        get_pe("int8", lanes=4, pipeline=3),
+        get_pe("int16", pipeline=3),
     ],
     ids=lambda pe: pe.create(Accumulator(32)).definition,
 )

@@ -129,9 +129,9 @@ def test_waves(tmp_path):
         (np.zeros((0, 3), int), np.zeros((3, 2), int),
          "activations must be a matrix with at least one row and column, not of shape (0, 3)"),
         (np.full((2, 3), 128), np.zeros((3, 2), int),
-         "activations must be the integers -128 to 127, not 128 (row 0, column 0)"),
+         "activations must be the integers -128 to 127, not 128 (row 0, column 0; the nearest is 127)"),
         (np.full((2, 3), 2**63, np.uint64), np.zeros((3, 2), int),
-         "activations must be the integers -128 to 127, not 9223372036854775808 (row 0, column 0)"),
+         "activations must be the integers -128 to 127, not 9223372036854775808 (row 0, column 0; the nearest is 127)"),
         (np.zeros((2, 3), bool), np.zeros((3, 2), int),
          "activations must be integers, not of dtype bool"),
     ],
@@ -144,7 +144,7 @@ def test_bad_operands(a, w, text):
 
 def test_operands_off_a_grid_with_gaps():
     light = ArrayConfig.from_options({"pe": "lightpe1", "rows": 1, "cols": 1})
-    with pytest.raises(UserError, match=r"not 3 \(row 1, column 0\)"):
+    with pytest.raises(UserError, match=r"not 3 \(row 1, column 0; the nearest is 4\)"):
         simulate(light, np.ones((1, 2), int), np.array([[1], [3]]))
 
 
