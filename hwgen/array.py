@@ -27,11 +27,11 @@ DATAFLOWS: dict[str, tuple[type[Cell], type[Controller]]] = {
 class SystolicArray(SharedComponent):
     """A rows × cols array of one PE between valid/ready streams.
 
-    ``rst`` must be held for a cycle after power-up; while it is, ``valid`` must be low, because what
-    ``ready`` says then is not kept. Inside there is one advance enable: whenever a sum waits at ``o_sum`` for ``ready``, everything
+    Inside there is one advance enable: whenever a sum waits at ``o_sum`` for ``ready``, everything
     stands still, so nothing is lost; idle inputs let the array run on. ``o_sum.ready`` reaches
     ``i_act.ready`` and ``i_weight.ready`` in the same cycle, and so does each input's ``valid`` the
-    other's ``ready``; there is no such path to ``o_sum``.
+    other's ``ready``; there is no such path to ``o_sum``. ``rst`` must be held for a cycle after
+    power-up; while it is, inputs must not be ``valid``, because what ``ready`` says then is void.
 
     A *pass* is what the array does between two ``last`` beats.
 
