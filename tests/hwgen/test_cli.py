@@ -204,8 +204,14 @@ def test_interruption_leaves_nothing_behind(tmp_path, command):
     """Ctrl-C while files are made: status 130, no traceback, no half file."""
     out = tmp_path / "out"
     arguments = [a.replace("OUT", str(out)) for a in command]
+    # A background job of a script starts with SIGINT ignored; this one is not to.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from hwgen.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    array = ["--pe", "int16", "--rows", "64", "--cols", "64"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "hwgen.cli", *arguments, "--pe", "int16", "--rows", "64", "--cols", "64"],
+        [sys.executable, "-c", program, *arguments, *array],
         env={**os.environ, "HWGEN_CACHE": str(tmp_path / "cache")},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
