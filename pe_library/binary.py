@@ -11,9 +11,6 @@ from .pe import Addend, ProcessingElement
 
 __all__ = ["BNN32", "BNN64", "BinaryPE"]
 
-#: Lanes counted together before the adder tree; a register may stand between (``pipeline``).
-_GROUP = 8
-
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryPE(ProcessingElement):
@@ -36,17 +33,15 @@ class BinaryPE(ProcessingElement):
     def addends(
         self, m: Module, activations: Sequence[Value], weights: Sequence[Value]
     ) -> list[Addend]:
-        addends = []
-        for start in range(0, self.lanes, _GROUP):
-            pairs = list(zip(activations, weights, strict=True))[start : start + _GROUP]
-            popcount = Signal(range(len(pairs) + 1), name=f"popcount_{start}")
-            dot = Signal(signed(signed_bits(-len(pairs), len(pairs))), name=f"dot_{start}")
-            m.d.comb += [
-                popcount.eq(sum(~(a ^ w) for a, w in pairs)),
-                dot.eq((popcount << 1) - len(pairs)),
-            ]
-            addends.append(Addend(dot))
-        return addends
+        pairs = list(zip(activations, weights, strict=True))
+        popcount = Signal(range(len(pairs) + 1))
+        dot = Signal(signed(signed_bits(-len(pairs), len(pairs))))
+        m.d.comb += [
+            # One flat sum: synthesis finds better compressor trees than we would draw.
+            popcount.eq(sum(~(a ^ w) for a, w in pairs)),
+            dot.eq((popcount << 1) - len(pairs)),
+        ]
+        return [Addend(dot)]
 
 
 #: 32 products a cycle.
