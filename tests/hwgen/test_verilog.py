@@ -106,7 +106,7 @@ def test_256x256_is_few_modules_and_small():
 @pytest.mark.parametrize("name", ["cell_ws", "grid_2x2", "skew_2x8", "controller_ws"])
 def test_an_array_may_be_named_like_a_part(name):
     text = make(rows=2, cols=2, name=name).verilog
-    assert len(re.findall(rf"^module {name}\\(", text, re.MULTILINE)) == 1
+    assert len(re.findall(rf"^module {name}\(", text, re.MULTILINE)) == 1
     assert f"module {name}_cell_ws(" in text
 
 
