@@ -347,12 +347,24 @@ def _quickstart(arguments: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
+def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Python drops a Ctrl-C that arrives within a finalizer (Amaranth has many): repeat it."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        import _thread
+        import threading
+
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that has no × shows a ? instead
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     arguments = _parser().parse_args(argv)
+    hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         return int(arguments.run(arguments))
     except UserError as error:
@@ -367,6 +379,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has had enough
         sys.stdout = None
         return 0
+    finally:
+        sys.unraisablehook = hook
 
 
 if __name__ == "__main__":

@@ -225,6 +225,28 @@ def test_interruption_leaves_nothing_behind(tmp_path, command):
     assert left == []
 
 
+def test_interruption_within_a_finalizer_is_not_lost():
+    """Python itself would print the KeyboardInterrupt of a __del__ and go on."""
+    program = """
+import signal, sys, time
+from hwgen import cli
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+def command(arguments):
+    Finalized()
+    for _ in range(1000):
+        time.sleep(0.01)
+    return 0
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli._list = command
+sys.exit(cli.main(["list"]))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 130, run.stderr
+    assert run.stderr == "hwgen: interrupted\n"
+
+
 def test_help_loads_nothing_heavy():
     program = "import sys; from hwgen.cli import _parser; _parser(); print('\\n'.join(sys.modules))"
     run = subprocess.run(
