@@ -1,101 +1,102 @@
-"""What a design maps to: cell counts by type after synthesis with Yosys.
+"""Fair mapping: the ways a design can be mapped to a target, of which the best one counts.
 
-Counts come from ``stat -json``; a field that is not there is an error, never a zero.
+What a synthesis makes of ``*`` by itself may need more than twice the LUTs of the best way, so a
+baseline that was not mapped every way we know is none. The choice is made on one PE (the unit
+``pe``) and then holds for arrays of it.
 """
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
-from pe_library.checks import check_choice
-from testbench.yosys import run_yosys
+from pe_library import ProcessingElement
 
-__all__ = ["TARGETS", "Target", "mapped_cells"]
+from .targets import FpgaTarget
 
+__all__ = ["MULTIPLIERS", "ROWS", "FpgaMapping", "fpga_mappings", "multiplier_options"]
 
-@dataclass(frozen=True)
-class Target:
-    """A synthesis target.
+#: Row adders: a ``*`` becomes one row for each bit of the second operand, added one after the other
+#: on the carry chain. The top bit of a signed operand weighs less than nothing: its row is
+#: subtracted. It replaces Yosys's cell ``$mul``, whose parameters it has.
+ROWS = """(* techmap_celltype = "$mul" *)
+module rows_of_mul(A, B, Y);
+  parameter A_SIGNED = 0, B_SIGNED = 0, A_WIDTH = 1, B_WIDTH = 1, Y_WIDTH = 1;
+  input [A_WIDTH-1:0] A;
+  input [B_WIDTH-1:0] B;
+  output [Y_WIDTH-1:0] Y;
+  wire [Y_WIDTH-1:0] multiplicand = {{Y_WIDTH{A_SIGNED && A[A_WIDTH-1]}}, A};
+  genvar i;
+  generate
+    for (i = 0; i < B_WIDTH; i = i + 1) begin : row
+      wire [Y_WIDTH-1:0] sum;
+      wire [Y_WIDTH-1:0] addend = B[i] ? multiplicand << i : {Y_WIDTH{1'b0}};
+      if (i == 0 && !(B_SIGNED && B_WIDTH == 1)) assign sum = addend;
+      else if (i == 0) assign sum = -addend;
+      else if (B_SIGNED && i == B_WIDTH - 1) assign sum = row[i-1].sum - addend;
+      else assign sum = row[i-1].sum + addend;
+    end
+  endgenerate
+  assign Y = row[B_WIDTH-1].sum;
+endmodule
+"""
 
-    Attributes
-    ----------
-    name : str
-        How users call it.
-    script : str
-        Yosys commands, with ``{top}`` for the name of the top module, that leave one flat module.
-    dsp_cells : tuple of str
-        The types of the multiplier blocks it may hold, whether or not the script uses them.
-    """
-
-    name: str
-    script: str
-    dsp_cells: tuple[str, ...] = ()
-
-
-_ICE40 = ("SB_MAC16",)
-_ECP5 = ("MULT18X18D", "ALU54B")
-_XC7 = ("DSP48E1",)
-
-#: All targets by name. ECP5 goes without wide LUTs: PFUMX and L6MUX21 trees hold up to twice the
-#: LUTs. Pins are left out: what is counted is a part of a design.
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for target in (
-        # The operators as they were written ($add, $mul), before anything is mapped.
-        Target("rtl", "hierarchy -check -top {top}; proc; flatten; opt -full", ("$mul",)),
-        Target("ice40", "synth_ice40 -dsp -top {top}", _ICE40),
-        Target("ice40-nodsp", "synth_ice40 -top {top}", _ICE40),
-        Target("ecp5", "synth_ecp5 -nowidelut -top {top}", _ECP5),
-        Target("ecp5-nodsp", "synth_ecp5 -nowidelut -nodsp -top {top}", _ECP5),
-        Target(
-            "xc7",
-            "synth_xilinx -family xc7 -flatten -noiopad -noclkbuf -top {top}",
-            _XC7,
-        ),
-    )
+#: The ways of a multiplier: what the PE's own ``multiplier`` field is, and the Yosys commands ahead
+#: of the target's. ``booth-rtl`` are the Booth rows of :mod:`pe_library.integer`, ``booth`` is
+#: Yosys's own, ``default`` whatever the target's synthesis does without DSP blocks.
+MULTIPLIERS: dict[str, tuple[str, str]] = {
+    "dsp": ("dsp", ""),
+    "booth-rtl": ("logic", ""),
+    "booth": ("dsp", "proc; flatten; opt -full; wreduce; booth; "),
+    "rows": ("dsp", "proc; flatten; opt -full; wreduce; techmap -map rows.v; opt -full; "),
+    "default": ("dsp", ""),
 }
 
 
-def mapped_cells(verilog: str, top: str, target: str) -> dict[str, int]:
-    """Return how many cells of each type a design maps to.
+@dataclass(frozen=True)
+class FpgaMapping:
+    """One way to map a PE to an FPGA.
 
-    Parameters
+    Attributes
     ----------
-    verilog : str
-        The design.
-    top : str
-        Name of its top module.
-    target : str
-        One of :data:`TARGETS`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such target.
-    UserError, RuntimeError
-        If Yosys is not installed or fails (:func:`~testbench.yosys.run_yosys`), or its statistics
-        are not as expected.
+    multiplier : str
+        One of :data:`MULTIPLIERS`; empty for a PE that has no multiplier to choose.
+    recipe : str
+        What optimizes the LUTs: a name in the family's ``recipes``.
     """
-    check_choice("target", target, TARGETS)
-    script = TARGETS[target].script.format(top=top)
-    report = run_yosys(
-        f"read_verilog design.v; {script}; tee -q -o cells.json stat -json",
-        {"design.v": verilog},
-        ["cells.json"],
-    )["cells.json"]
-    return read_cells(report, top)
+
+    multiplier: str
+    recipe: str
+
+    @property
+    def name(self) -> str:
+        """How tables call it, e.g. ``booth-rtl/abc9``."""
+        return f"{self.multiplier}/{self.recipe}" if self.multiplier else self.recipe
+
+    @property
+    def pe_options(self) -> dict[str, Any]:
+        """The fields of the PE that the mapping decides."""
+        return {"multiplier": MULTIPLIERS[self.multiplier][0]} if self.multiplier else {}
+
+    def script(self, target: FpgaTarget, top: str) -> str:
+        """Return the Yosys commands that map the module ``top`` and leave it flat."""
+        family = target.family
+        before = MULTIPLIERS[self.multiplier][1] if self.multiplier else ""
+        dsp = family.use_dsp if target.dsp and self.multiplier in ("", "dsp") else family.no_dsp
+        words = [family.synth, family.recipes[self.recipe], dsp, f"-top {top}"]
+        hierarchy = f"hierarchy -check -top {top}; " if before else ""
+        return hierarchy + before + " ".join(word for word in words if word)
 
 
-def read_cells(report: str, top: str) -> dict[str, int]:
-    """Return the cells by type that a ``stat -json`` of one flat module names."""
-    try:
-        statistics = json.loads(report)
-        modules, design = list(statistics["modules"]), statistics["design"]
-        cells = {str(kind): int(count) for kind, count in design["num_cells_by_type"].items()}
-        total = int(design["num_cells"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RuntimeError(f"stat -json lacks {error!r}:\n{report[:2000]}") from error
-    if modules != [f"\\{top}"]:
-        raise RuntimeError(f"one flat module {top} was expected, not {', '.join(modules)}")
-    if sum(cells.values()) != total:
-        raise RuntimeError(f"stat -json counts {total} cells, but by type {cells}")
-    return cells
+def multiplier_options(pe: ProcessingElement) -> list[str]:
+    """Return which of :data:`MULTIPLIERS` a PE can be mapped with; [""] if it has no multiplier.
+
+    A PE whose ``multiplier`` is ``"logic"`` was asked to be so, and stays.
+    """
+    if "multiplier" not in {field.name for field in fields(pe)}:
+        return [""]
+    return ["booth-rtl"] if getattr(pe, "multiplier") == "logic" else list(MULTIPLIERS)  # noqa: B009
+
+
+def fpga_mappings(pe: ProcessingElement, target: FpgaTarget) -> list[FpgaMapping]:
+    """Return the ways of a PE on a target, the likeliest best first."""
+    multipliers = [m for m in multiplier_options(pe) if m != "dsp" or target.dsp]
+    return [FpgaMapping(m, recipe) for m in multipliers for recipe in target.family.recipes]

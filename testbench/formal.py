@@ -43,7 +43,7 @@ from hwgen.verilog import emit_verilog
 from pe_library import Accumulator, Integer, NumberFormat, ProcessingElement
 from pe_library.accumulator import signed_bits
 
-from .yosys import run_yosys
+from .tools import run_yosys
 
 __all__ = ["MAX_TABLE_BITS", "Counterexample", "Proof", "prove_pe"]
 
