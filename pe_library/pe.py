@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from amaranth.hdl import Cat, Const, Module, Signal, Value, signed, unsigned
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from .accumulator import Accumulator, signed_bits
 from .checks import check_integer
@@ -66,9 +67,10 @@ class ProcessingElement(ABC):
         Products per PE and cycle, 1 to 256. An operand port holds ``lanes`` codes, lane 0 lowest.
     pipeline : int
         Registers between operands and sum, 0 to 3. The first stands before the adder of the
-        partial sum, the second before the adders that sum lanes and terms, the third at the
-        operands. Each adds one cycle of latency to the products and none to the partial sum, so
-        throughput stays one sum per cycle.
+        partial sum, the second before the adders that sum lanes and terms, the third in the
+        middle of these adders where two or more lie one behind the other, else at the operands.
+        Each adds one cycle of latency to the products and none to the partial sum, so throughput
+        stays one sum per cycle.
     """
 
     lanes: int = 1
@@ -210,28 +212,36 @@ class Arithmetic(SharedComponent):
                 m.d.sync += stage.eq(value)
             return stage
 
-        def lanes(operand: Value, bits: int, name: str) -> list[Value]:
-            codes = []
-            for lane in range(pe.lanes):
-                code = Signal(unsigned(bits), name=f"{name}_{lane}")
-                m.d.comb += code.eq(operand[lane * bits : (lane + 1) * bits])
-                codes.append(register(code, f"{name}_{lane}_q") if operand_register else code)
-            return codes
-
-        operand_register = pe.pipeline == 3
-        sums = pe.addends(
-            m,
-            lanes(self.activations, pe.activation.bits, "activation"),
-            lanes(self.weights, pe.weight.bits, "weight"),
-        )
-        if pe.pipeline >= 2:
-            sums = [
-                Addend(register(s.value, f"addend_{i}_q"), register(s.carry, f"carry_{i}_q"))
+        def registers(sums: list[Addend], value: str, carry: str) -> list[Addend]:
+            return [
+                Addend(register(s.value, f"{value}_{i}_q"), register(s.carry, f"{carry}_{i}_q"))
                 for i, s in enumerate(sums)
             ]
-        while len(sums) > 1:  # a balanced tree; the carry left over goes on to the next adder
+
+        def lanes(operand: Value, bits: int, name: str) -> list[tuple[Signal, Value]]:
+            return [
+                (
+                    Signal(unsigned(bits), name=f"{name}_{lane}"),
+                    operand[lane * bits : (lane + 1) * bits],
+                )
+                for lane in range(pe.lanes)
+            ]
+
+        activations = lanes(self.activations, pe.activation.bits, "activation")
+        weights = lanes(self.weights, pe.weight.bits, "weight")
+        sums = pe.addends(m, [code for code, _ in activations], [code for code, _ in weights])
+        levels = ceil_log2(len(sums))
+        for code, given in activations + weights:
+            operand_register = pe.pipeline == 3 and levels < 2
+            m.d.comb += code.eq(register(given, f"{code.name}_q") if operand_register else given)
+
+        if pe.pipeline >= 2:
+            sums = registers(sums, "addend", "carry")
+        for level in range(1, levels + 1):  # a balanced tree; a carry left over goes on to the next
             sums = [_add(*sums[i : i + 2]) if i + 1 < len(sums) else sums[i]
                     for i in range(0, len(sums), 2)]  # fmt: skip
+            if pe.pipeline == 3 and level == levels // 2:
+                sums = registers(sums, "middle", "middle_carry")
         total = sums[0]
         if pe.pipeline >= 1:
             total = Addend(register(total.value, "sum_q"), register(total.carry, "sum_carry_q"))

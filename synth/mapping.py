@@ -76,12 +76,15 @@ class FpgaMapping:
         """The fields of the PE that the mapping decides."""
         return {"multiplier": MULTIPLIERS[self.multiplier][0]} if self.multiplier else {}
 
-    def script(self, target: FpgaTarget, top: str) -> str:
-        """Return the Yosys commands that map the module ``top`` and leave it flat."""
+    def script(self, target: FpgaTarget, top: str, *, pads: bool = False) -> str:
+        """Return the Yosys commands that map the module ``top``, flat, with its pads or without."""
         family = target.family
         before = MULTIPLIERS[self.multiplier][1] if self.multiplier else ""
+        if target.dsp and self.multiplier == "dsp":
+            before = family.before_dsp
         dsp = family.use_dsp if target.dsp and self.multiplier in ("", "dsp") else family.no_dsp
-        words = [family.synth, family.recipes[self.recipe], dsp, f"-top {top}"]
+        no_pads = "" if pads else family.no_pads
+        words = [family.synth, family.recipes[self.recipe], dsp, no_pads, f"-top {top}"]
         hierarchy = f"hierarchy -check -top {top}; " if before else ""
         return hierarchy + before + " ".join(word for word in words if word)
 

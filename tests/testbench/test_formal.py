@@ -286,7 +286,7 @@ def test_register_that_ignores_the_enable_is_refuted(monkeypatch):
 
 @solver
 def test_missing_register_is_refuted(monkeypatch):
-    edited(monkeypatch, "if (en) carry_0_q <= weight_0_q[3]", "if (en) carry_0_q <= weights[3]")
+    edited(monkeypatch, "if (en) carry_0_q <= weight_0[3]", "if (en) carry_0_q <= weights[3]")
     proof = prove_pe(get_pe("lightpe1", pipeline=3), Accumulator(24))
     assert proof.verdict == "refuted"
     assert proof.counterexample is not None
