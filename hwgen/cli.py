@@ -135,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--hierarchical", action="store_true",
                        help="compose the array of its definitions, unrouted")  # fmt: skip
     group.add_argument("--no-energy", action="store_true", help="skip the simulations for energy")
+    group.add_argument("--no-flat-check", action="store_true",
+                       help="do not compare a composed area with flat synthesis")  # fmt: skip
     group.add_argument("--time-limit", type=_integer, metavar="SECONDS",
                        help="of each run of a tool (1800)")  # fmt: skip
     command.add_argument("--liberty", action="append", default=[], metavar="[NAME=]FILE",
@@ -489,9 +491,10 @@ _POINT_FLAGS = ("unit", "seeds", "objective", "exact_for")
 
 def _refuse_point_flags(arguments: argparse.Namespace) -> None:
     flags = [*_POINT_FLAGS, *_CONFIGURATION, "target", "config", "pe_option", "time_limit",
-             "hierarchical", "no_energy"]  # fmt: skip
+             "hierarchical", "no_energy", "no_flat_check"]  # fmt: skip
     for name in flags:
-        if getattr(arguments, name) not in (None, False, []):
+        value = getattr(arguments, name)
+        if value is not None and value is not False and value != []:  # 0 is a value
             raise UserError(
                 f"--{name.replace('_', '-')} must be left out with a sweep file, which says it"
             )
@@ -515,7 +518,11 @@ def _points(arguments: argparse.Namespace, libraries: dict[str, Path]) -> list[A
             options["method"] = "hierarchical"
         if arguments.no_energy:
             options["energy"] = False
+        if arguments.no_flat_check:
+            options["flat_check"] = False
         names = arguments.target.split(",")
+        if len(set(names)) < len(names):
+            raise ValueError(f"--target must name no target twice, not {arguments.target!r}")
         return [point_of({**options, "target": name}, libraries) for name in names]
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from hwgen.config import ArrayConfig
 from hwgen.tiling import Tiling
 from testbench.golden import golden_pass
+from testbench.quickstart import QuantizedLayer, train
 from testbench.streams import packed_beats, unpack_beats
 from testbench.tools import PROGRAMS, JobFailed, Program, run_tool, run_yosys
 
@@ -62,26 +63,6 @@ _VVP = Program("vvp", PROGRAMS["iverilog"].remedy, version_option="-V")
 # ---- operands ------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _trained_layer() -> tuple[Any, Any, Any]:
-    """Return weights, biases and held-out images of the quick start's network."""
-    import warnings
-
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-    from sklearn.neural_network import MLPClassifier
-
-    images, digits = load_digits(return_X_y=True)
-    train_x, test_x, train_y, _ = train_test_split(
-        images / 16, digits, test_size=0.25, random_state=0, stratify=digits
-    )
-    network = MLPClassifier((64,), max_iter=60, learning_rate_init=5e-3, tol=0, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network.fit(train_x, train_y)
-    return network.coefs_[0], network.intercepts_[0], test_x
-
-
 def operands(
     config: ArrayConfig, stream: str, m: int, k: int, n: int, seed: int
 ) -> tuple[IntArray, IntArray]:
@@ -94,10 +75,9 @@ def operands(
     if stream == "uniform":
         pe = config.pe
         return rng.choice(pe.activation.values, (m, k)), rng.choice(pe.weight.values, (k, n))
-    from testbench.quickstart import QuantizedLayer
-
-    weights, bias, images = _trained_layer()
-    layer = QuantizedLayer(config, weights, bias)
+    network = train()
+    weights, (images, _) = network.weights, network.test
+    layer = QuantizedLayer(config, weights, network.bias)
     rows, inner, cols = (
         np.resize(rng.permutation(there), wanted)
         for there, wanted in ((len(images), m), (weights.shape[0], k), (weights.shape[1], n))

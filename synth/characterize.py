@@ -74,6 +74,8 @@ class Point:
         Routings of an FPGA, with the seeds 1, 2, ...; 0 for none.
     energy : bool
         Whether energy is measured in standard cells (it takes most of the time).
+    flat_check : bool
+        Whether a hierarchical area is compared with flat synthesis (which takes most of the time).
     seconds : int
         Time limit of each run of a tool.
 
@@ -91,6 +93,7 @@ class Point:
     objective: str | None = None
     seeds: int = SEEDS
     energy: bool = True
+    flat_check: bool = True
     seconds: int = SECONDS
 
     def __post_init__(self) -> None:
@@ -99,9 +102,27 @@ class Point:
         if self.objective is not None:
             check_choice("objective", self.objective, OBJECTIVES)
         check_integer("seeds", self.seeds, 0, 1000)
+        if not isinstance(self.energy, bool):
+            raise TypeError(f"energy must be true or false, not {self.energy!r}")
         check_integer("seconds", self.seconds, 1, 1_000_000)
         if self.method == "hierarchical" and self.unit != "array":
             raise ValueError(f"method must be flat for unit {self.unit}, which is one definition")
+
+    def check_objective(self) -> None:
+        """Check that the objective can be measured on the target.
+
+        Raises
+        ------
+        UserError
+            If it cannot, or there is no such target.
+        """
+        target = self.resolve()
+        if not isinstance(target, FpgaTarget) or self.best_for == "area":
+            return
+        if self.best_for == "energy":
+            raise UserError(f"objective must be area, fmax or area_delay on {target.name}")
+        if target.router is None or not self.seeds:
+            raise UserError(f"objective must be area on {target.name} without routing")
 
     def resolve(self) -> Target:
         """Return the target itself."""
@@ -158,6 +179,10 @@ class Point:
             words.append("--no-energy")
         if self.method == "hierarchical":
             words.append("--hierarchical")
+            if not self.flat_check:
+                words.append("--no-flat-check")
+        if self.seconds != SECONDS:
+            words += ["--time-limit", str(self.seconds)]
         return shlex.join(words)
 
 
@@ -259,6 +284,8 @@ def inputs_digest(store: Store, point: Point) -> str:
                 "library": library,
                 "seeds": point.seeds,
                 "energy": point.energy,
+                "flat_check": point.flat_check,
+                "seconds": point.seconds,
             }
         )
     )
@@ -302,6 +329,7 @@ def measure(store: Store, point: Point) -> Row:
         If a tool or library is missing, the store cannot be written, or the objective cannot be
         measured on the target.
     """
+    point.check_objective()
     target = point.resolve()
     for program in target.programs:
         program.require()
@@ -369,14 +397,10 @@ def _measure_fpga(store: Store, point: Point, target: FpgaTarget) -> Row:
         entry = mapped("pe", mapping)
         if point.best_for == "area":
             return luts(entry)
-        if target.router is None or not point.seeds:
-            raise UserError(f"objective {point.best_for} must be area on {target.name}, unrouted")
         routed = fpga.measure_fmax(store, entry, target, seeds, seconds=seconds)
         period: float = routed["timing__period"]
         return period if point.best_for == "fmax" else luts(entry) * period
 
-    if point.best_for == "energy":
-        raise UserError(f"objective must be area, fmax or area_delay on {target.name}, not energy")
     mapping, message = _best(fpga_mappings(config.pe, target), score, lambda m: m.name)
     row: Row = {"flow__mapping": mapping.name, "flow__message": message}
     unit = emitted(store, point.unit, _with(config, mapping.multiplier))
@@ -396,6 +420,8 @@ def _measure_fpga(store: Store, point: Point, target: FpgaTarget) -> Row:
             return total
 
         row |= composed(config)
+        if not point.flat_check:
+            return row
         small = _largest_flat(config)
         flat = luts(mapped("array", mapping, small))
         row["flow__area_error"] = 100 * (composed(small)["design__lut__count"] / flat - 1)
@@ -408,7 +434,7 @@ def _measure_fpga(store: Store, point: Point, target: FpgaTarget) -> Row:
         try:
             row |= fpga.measure_fmax(store, entry, target, seeds, seconds=seconds)
         except JobFailed as error:  # what it maps to is known all the same
-            message = _portable(str(error), store)
+            message = "; ".join(filter(None, [_portable(str(error), store), message]))
             return row | {"flow__status": error.status, "flow__message": message}
         unit_macs = unit.macs_per_cycle
         row["perf"] = unit_macs * row["timing__fmax"] / 1000
@@ -489,9 +515,11 @@ def _measure_asic(store: Store, point: Point, library: Library) -> Row:
             "perf__area": macs / period / total["area"] * 1e6,
         }
 
-    row |= composed(here)
+    row |= composed(here) | {"flow__mapping": name(way)}
+    if not point.flat_check:
+        return row
     small = _largest_flat(here)
     array = emitted(store, "array", small)
     entry = asic.synthesize(store, array.verilog, array.top, library, mapping, seconds=seconds)
     error = composed(small)["design__instance__area"] / entry.result["area"] - 1
-    return row | {"flow__mapping": name(way), "flow__area_error": 100 * error}
+    return row | {"flow__area_error": 100 * error}

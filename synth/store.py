@@ -5,13 +5,14 @@ so nothing is ever stale, and two users of one store cannot disagree. An entry i
 appears by one rename:
 
     STORE/ab/cdef…/spec.json     what the key is the hash of
-    STORE/ab/cdef…/result.json   plain data, with a check sum of itself; or the failure
+    STORE/ab/cdef…/result.json   plain data, or the failure; its check sum, and sizes of the files
     STORE/ab/cdef…/*.gz          logs, scripts, netlists
     STORE/work/                  jobs under way; what a killed one left is swept by the next user
     STORE/aside/                 damaged entries, set aside and done again
 """
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -30,7 +31,8 @@ from testbench.tools import JobFailed
 
 __all__ = ["Entry", "Store", "canonical", "sha256"]
 
-_RESERVED = ("spec.json", "result.json")
+#: A failure with less than this many bytes free on the disk is the disk's, and no result.
+_ROOM = 1 << 20
 
 
 def sha256(text: str | bytes) -> str:
@@ -138,6 +140,9 @@ class Store:
                 raise ValueError("its check sum is wrong")
             if canonical(json.loads((folder / "spec.json").read_text(encoding="utf-8"))) != text:
                 raise ValueError("it is of another job")
+            for name, size in kept.get("files", {}).items():
+                if (folder / name).stat().st_size != size:
+                    raise ValueError(f"{name} is cut off")
         except (OSError, ValueError, KeyError, TypeError) as error:
             with self._writing():
                 aside = Path(tempfile.mkdtemp(dir=self.folder / "aside")) / folder.name
@@ -159,25 +164,29 @@ class Store:
             try:
                 result = dict(work(folder))
             except JobFailed as error:
+                if shutil.disk_usage(folder).free < _ROOM:  # it says nothing of the design
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 result = {"failure": {"status": error.status, "message": str(error)}}
+            sizes = {}
             for path in sorted(folder.iterdir()):
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
                     data = gzip.compress(path.read_bytes(), compresslevel=6, mtime=0)
-                    path.with_name(path.name + ".gz").write_bytes(data)
+                    sizes[path.name + ".gz"] = path.with_name(path.name + ".gz").write_bytes(data)
                     path.unlink()
-            kept = {"sha256": sha256(canonical(result)), "result": result}
+            kept = {"sha256": sha256(canonical(result)), "files": sizes, "result": result}
             (folder / "spec.json").write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")
             (folder / "result.json").write_text(json.dumps(kept, indent=1) + "\n")
             place.parent.mkdir(exist_ok=True)
             try:
                 folder.rename(place)
             except OSError:
-                if not place.exists():
+                # Another user of the store was faster. Its result counts, because a time-out, for
+                # one, need not be the same twice.
+                if (kept_first := self.find(spec)) is None:
                     raise
-                # Another user of the store was faster, and has the same result.
-                shutil.rmtree(folder)
+                return kept_first
         return Entry(place, result)
 
     @contextlib.contextmanager
@@ -185,8 +194,10 @@ class Store:
         """Give an empty folder for a job. While it is held locked, nobody sweeps it."""
         base = Path(tempfile.mkdtemp(dir=self.folder / "work"))
         try:
-            with (base / "lock").open("w") as lock:
+            # It is called "lock" only when it is one, lest a sweep comes in between.
+            with (base / "unlocked").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                (base / "unlocked").rename(base / "lock")
                 (base / "job").mkdir()
                 yield base / "job"
         finally:

@@ -14,6 +14,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from testbench.tools import set_jobs, stop_all
 from .characterize import Point, measure
 from .store import Store
 from .table import Row
+from .targets import FPGAS
 
 __all__ = ["default_store", "parse_shard", "point_of", "read_sweep", "run_points", "take_shard"]
 
 #: Options of a point that are its own, and not of its configuration.
-_OF_POINT = ("unit", "target", "method", "objective", "seeds", "energy", "seconds")
+_OF_POINT = ("unit", "target", "method", "objective", "seeds", "energy", "flat_check", "seconds")
 #: Options of a configuration, with two more: ``size`` is rows and columns, ``exact_for`` the number
 #: of products that the sums are to hold exactly.
 _OF_CONFIG = (
@@ -91,7 +93,7 @@ def point_of(options: Mapping[str, Any], liberty: Mapping[str, Path]) -> Point:
     if not isinstance(target, str):
         raise TypeError(f"target must be a name, not {target!r}")
     point = Point(**own, config=config, liberty=liberty.get(target))
-    point.identity()  # resolves the target
+    point.check_objective()  # resolves the target
     return point
 
 
@@ -123,9 +125,15 @@ def read_sweep(path: Path, liberty: Mapping[str, Path]) -> list[Point]:
         raise UserError(f"{path}: points must be at least one table [[points]]")
     if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
         raise UserError(f'{path}: [liberty] must hold NAME = "FILE", not {files!r}')
+    for name in files:
+        if name in FPGAS:
+            raise UserError(f"{path}: [liberty] must name no FPGA, not {name!r}")
     libraries = {name: path.parent / file for name, file in files.items()} | dict(liberty)
     points: dict[tuple[Any, ...], Point] = {}
     for number, grid in enumerate(grids, 1):
+        for name, values in grid.items():
+            if values == []:
+                raise UserError(f"{path}: [[points]] number {number}: {name} must not be empty")
         for options in _combinations(grid):
             try:
                 point = point_of(options, libraries)
@@ -134,7 +142,7 @@ def read_sweep(path: Path, liberty: Mapping[str, Path]) -> list[Point]:
             if points.setdefault(tuple(point.identity().values()), point) != point:
                 raise UserError(
                     f"{path}: [[points]] number {number}: {point.command()} is already there, "
-                    "with other seeds, energy or seconds"
+                    "with another seeds, energy, seconds, overflow or max_k"
                 )
     return list(points.values())
 
@@ -255,7 +263,7 @@ def _on_cores(
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in finished:
                 done(futures[future], future.result())
-    except BaseException:
+    except BaseException as error:
         # The workers stop their tools when they are told to end.
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
@@ -263,6 +271,11 @@ def _on_cores(
             process.terminate()
         for process in processes:
             process.join(10)
+        if isinstance(error, BrokenProcessPool):
+            raise UserError(
+                "a worker was killed, as happens when memory runs out: give fewer --jobs; what is "
+                "finished is kept"
+            ) from error
         raise
     pool.shutdown()
 

@@ -47,7 +47,7 @@ class Unit:
     verilog : str
         Its text, all modules.
     ports : tuple of (name, is_input, width)
-        All but ``clk`` and ``rst``, which it has or has not (:attr:`has_clock`).
+        All but ``clk`` and ``rst``.
     """
 
     kind: str

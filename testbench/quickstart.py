@@ -6,6 +6,7 @@ generated array in simulation. The sums are scaled back, and a linear classifier
 quantized layer's answers on the training images (golden model), names the digits.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ from pe_library import Bipolar
 from .golden import golden_gemm
 from .simulate import Simulation, simulate
 
-__all__ = ["PES", "QuantizedLayer", "Report", "quickstart"]
+__all__ = ["PES", "QuantizedLayer", "Report", "TrainedNetwork", "quickstart", "train"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -111,17 +112,38 @@ class Report:
         return "\n".join(lines)
 
 
-def quickstart(configs: Sequence[ArrayConfig], *, seed: int = 0, progress: bool = False) -> Report:
-    """Train, quantize, simulate and compare; ``seed`` decides training and the split of the data.
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """The float network and its data.
+
+    Attributes
+    ----------
+    weights, bias : ndarray
+        Of the hidden layer, (64, 64) and (64,).
+    accuracy : float
+        On the held-out images, 0 to 1.
+    train, test : tuple of ndarray
+        Images, (count, 64) of 0 to 1, and their digits.
+    """
+
+    weights: FloatArray
+    bias: FloatArray
+    accuracy: float
+    train: tuple[FloatArray, IntArray]
+    test: tuple[FloatArray, IntArray]
+
+
+@functools.cache
+def train(seed: int = 0) -> TrainedNetwork:
+    """Train the network; ``seed`` decides training and the split of the data.
 
     Raises
     ------
     UserError
-        If scikit-learn is missing.
+        If scikit-learn is missing, or the seed is not one of its seeds.
     """
     try:
         from sklearn.datasets import load_digits
-        from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import train_test_split
         from sklearn.neural_network import MLPClassifier
     except ImportError as error:
@@ -136,9 +158,28 @@ def quickstart(configs: Sequence[ArrayConfig], *, seed: int = 0, progress: bool 
     )
     network = MLPClassifier((64,), max_iter=60, learning_rate_init=5e-3, tol=0, random_state=seed)
     _quiet(network.fit, train_x, train_y)
-    report = Report(float(network.score(test_x, test_y)), len(test_y))
+    return TrainedNetwork(
+        network.coefs_[0], network.intercepts_[0], float(network.score(test_x, test_y)),
+        (train_x, train_y), (test_x, test_y),
+    )  # fmt: skip
+
+
+def quickstart(configs: Sequence[ArrayConfig], *, seed: int = 0, progress: bool = False) -> Report:
+    """Train, quantize, simulate and compare; ``seed`` decides training and the split of the data.
+
+    Raises
+    ------
+    UserError
+        If scikit-learn is missing.
+    """
+    network = train(seed)
+    from sklearn.linear_model import LogisticRegression
+
+    train_x, train_y = network.train
+    test_x, test_y = network.test
+    report = Report(network.accuracy, len(test_y))
     for config in configs:
-        layer = QuantizedLayer(config, network.coefs_[0], network.intercepts_[0])
+        layer = QuantizedLayer(config, network.weights, network.bias)
         known = golden_gemm(config, layer.activations(train_x), layer.weights)
         classifier = LogisticRegression(max_iter=200, random_state=seed)
         _quiet(classifier.fit, layer.outputs(known), train_y)

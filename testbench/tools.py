@@ -72,12 +72,16 @@ class Program:
         ``module:function`` of a YoWASP package; empty for an executable of the system.
     version_option : str
         What makes an executable print its version.
+    log_options : tuple of str
+        What makes it write its log to the file that is named next; empty if it need not. Yosys in
+        WebAssembly prints nothing any more, not even errors, once ABC has run within it.
     """
 
     name: str
     remedy: str
     function: str = ""
     version_option: str = "--version"
+    log_options: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -124,7 +128,10 @@ def _yowasp(name: str) -> Program:
     module = f"yowasp_{name.replace('-', '_')}"
     function = "run_" + name.replace("-", "_")
     extra = "synth" if name in ("yosys", "nextpnr-ice40", "nextpnr-ecp5") else "synth-more"
-    return Program(f"yowasp-{name}", f"pip install 'hwgen[{extra}]'", f"{module}:{function}")
+    return Program(
+        f"yowasp-{name}", f"pip install 'hwgen[{extra}]'", f"{module}:{function}",
+        log_options=("-q", "-L") if name == "yosys" else (),
+    )  # fmt: skip
 
 
 #: All programs that syntheses and proofs call, by name.
@@ -137,7 +144,6 @@ PROGRAMS: dict[str, Program] = {
                 "yosys",
                 "nextpnr-ice40",
                 "nextpnr-ecp5",
-                "nextpnr-nexus",
                 "nextpnr-himbaechel-gowin",
             )
         ),
@@ -253,13 +259,17 @@ def run_tool(
         If it exits with another status than 0 (``failed``), or takes too long (``timeout``).
     """
     program.prepare()
+    own = folder / f"own-{log}"
+    options = [*program.log_options, own.name] if program.log_options else []
     slots = _slots
     with slots.take(), (folder / log).open("wb") as output:
-        process = subprocess.Popen(
-            [*program.command, *arguments], cwd=folder, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        with slots.changed:
+        with slots.changed:  # so that stop_all() sees every process or lets none start
+            if slots.stopped:
+                raise KeyboardInterrupt
+            process = subprocess.Popen(
+                [*program.command, *options, *arguments], cwd=folder, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
             slots.running.add(process)
         try:
             process.wait(seconds)
@@ -272,6 +282,10 @@ def run_tool(
             process.wait()
             with slots.changed:
                 slots.running.discard(process)
+            if own.exists():
+                printed = (folder / log).read_bytes()
+                (folder / log).write_bytes(own.read_bytes() + printed)
+                own.unlink()
     if slots.stopped:
         raise KeyboardInterrupt
     if process.returncode:
