@@ -8,7 +8,7 @@ and the formal specifications are built from :meth:`NumberFormat.decode` alone.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,15 @@ from .checks import check_choice, check_integer
 __all__ = ["Bipolar", "Integer", "NumberFormat", "PowerOfTwo"]
 
 IntArray = npt.NDArray[np.int64]
+
+
+@lru_cache(maxsize=64)
+def _encoding_of(number_format: "NumberFormat") -> tuple[IntArray, IntArray]:
+    """Return all values and codes; equal formats, which are made over and over, share them."""
+    codes = np.arange(1 << number_format.bits)
+    values, first = np.unique(number_format.decode(codes), return_index=True)
+    values.setflags(write=False)
+    return values, first.astype(np.int64)
 
 
 class NumberFormat(ABC):
@@ -42,11 +51,10 @@ class NumberFormat(ABC):
     def decode(self, codes: npt.ArrayLike) -> IntArray:
         """Return the value of each code (any shape, each 0 to ``2**bits - 1``)."""
 
-    @cached_property
+    @property
     def _encoding(self) -> tuple[IntArray, IntArray]:
         """All values, ascending, and the lowest code of each."""
-        values, codes = np.unique(self.decode(np.arange(1 << self.bits)), return_index=True)
-        return values, codes.astype(np.int64)
+        return _encoding_of(self)
 
     @property
     def values(self) -> IntArray:

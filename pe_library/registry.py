@@ -6,7 +6,10 @@ so that there is one way to be listed.
 """
 
 import dataclasses
-from importlib.metadata import EntryPoint, entry_points
+import functools
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from .pe import ProcessingElement
@@ -17,8 +20,14 @@ GROUP = "hwgen.pes"
 
 
 def _entries() -> dict[str, EntryPoint]:
+    return _search(tuple(sys.path), entry_points)
+
+
+@functools.lru_cache(maxsize=8)
+def _search(_path: tuple[str, ...], find: Callable[..., EntryPoints]) -> dict[str, EntryPoint]:
+    """Look through all installed packages, which takes milliseconds: once for each search path."""
     found: dict[str, EntryPoint] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
+    for entry in sorted(find(group=GROUP), key=lambda entry: (entry.name, entry.value)):
         if entry.name in found and entry.value != found[entry.name].value:
             raise ValueError(
                 f"PE {entry.name!r} must be registered once, not by both "

