@@ -36,8 +36,8 @@ class Mapping(NamedTuple):
     script: str
 
 
-#: By itself `synth_ecp5` maps to LUTs of up to 7 inputs, and ECP5 makes those of 5 to 7 out of 2 to 8
-#: LUT4s. In Yosys's own multipliers those of 7 inputs cost more LUT4s than they are worth.
+#: By itself `synth_ecp5` maps to LUTs of up to 7 inputs, and ECP5 makes those of 5 to 7 out of 2 to
+#: 8 LUT4s. In Yosys's own multipliers those of 7 inputs cost more LUT4s than they are worth.
 MAPPINGS = (
     Mapping("Yosys's default", "dsp", 3, "synth_ecp5 -noiopad -nodsp"),
     Mapping("Yosys's own multiplier, ABC", "dsp", 3, "synth_ecp5 -noiopad -nodsp -noabc9"),
