@@ -451,6 +451,12 @@ def _characterize(arguments: argparse.Namespace) -> int:
         points = read_sweep(Path(arguments.sweep), libraries)
     else:
         points = _points(arguments, libraries)
+    unused = libraries.keys() - {point.target for point in points}
+    if unused:
+        raise UserError(
+            f"--liberty {min(unused)} must be the name of a target that is measured; the targets "
+            f"are {', '.join(sorted({point.target for point in points}))}"
+        )
     if arguments.shard is not None:
         points = take_shard(points, parse_shard(arguments.shard))
     jobs = (os.cpu_count() or 1) if arguments.jobs is None else arguments.jobs

@@ -323,6 +323,7 @@ XC7 = [*TINY, "--target", "xc7"]
         ([*XC7, "--name", "x"], "name must be left out"),
         ([*XC7, "--jobs", "0"], "--jobs must be at least 1, not 0"),
         ([*XC7, "--shard", "3/2"], "--shard must be i/n with 1 <= i <= n"),
+        ([*XC7, "--liberty", "other=OUT/text.lib"], "--liberty other must be the name of a target that is measured"),
         ([*XC7, "--changed"], "--changed must be given with --table"),
         ([*XC7, "--changed", "--table", "OUT/bad.csv"], "bad.csv, line 1: must name the columns"),
         ([*XC7, "--table", "OUT/bad.csv/t.csv"], "is a file"),
