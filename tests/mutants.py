@@ -81,6 +81,18 @@ MUTANTS = [
         'register(total.carry, "sum_carry_q")',
         "total.carry",
     ),
+    _pe(
+        "carry not registered within the adder tree",
+        "pe",
+        'sums = registers(sums, "middle", "middle_carry")',
+        'sums = [Addend(register(s.value, "middle"), s.carry) for s in sums]',
+    ),
+    _pe(
+        "no register within the adder tree",
+        "pe",
+        "if pe.pipeline == 3 and level == levels // 2:",
+        "if pe.pipeline > 3 and level == levels // 2:",
+    ),
     _pe("addends not registered", "pe", "if pe.pipeline >= 2:", "if pe.pipeline > 3:"),
     _pe(
         "odd addend of the tree dropped",
