@@ -7,8 +7,8 @@ appears by one rename:
     STORE/ab/cdef…/spec.json     what the key is the hash of
     STORE/ab/cdef…/result.json   plain data, or the failure; its check sum, and sizes of the files
     STORE/ab/cdef…/*.gz          logs, scripts, netlists
-    STORE/work/                  jobs under way; what a killed one left is swept by the next user
-    STORE/aside/                 damaged entries, set aside and done again
+    STORE/work                   jobs under way; what a killed one left is swept by the next user
+    STORE/aside                  damaged entries, set aside and done again
 """
 
 import contextlib
