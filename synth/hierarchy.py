@@ -60,7 +60,7 @@ def decompose(store: Store, array: Unit, cell: Unit, *, seconds: float) -> Defin
     box = f"{array.top}_{cell.top}"
     whole = re.compile(rf"^module {box}\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
     stub, found = whole.subn(
-        lambda _: f"(* blackbox *) module {box}({_header(cell)});\nendmodule", array.verilog
+        lambda _: f"(* blackbox *) module {box}({cell.header});\nendmodule", array.verilog
     )
     if found != 1:
         raise JobFailed("failed", f"the array holds {found} definitions of {box}, not one")
@@ -120,14 +120,6 @@ def _cut_out(module: dict[str, Any], box: str, cell: Unit) -> dict[str, int]:
     return {name: len(found) for name, found in bits.items()}
 
 
-def _header(unit: Unit) -> str:
-    ports = [
-        f"{'input' if is_input else 'output'} [{width - 1}:0] {name}"
-        for name, is_input, width in unit.ports
-    ]
-    return ", ".join(["input clk", "input rst", *ports])
-
-
 def _kinds(module: Mapping[str, Any], box: str, cell: Unit) -> Counter[str]:
     """Count the kinds of cells: the constants at their inputs, and the outputs not read."""
     readers: Counter[int] = Counter()
@@ -168,5 +160,5 @@ def _variant(cell: Unit, top: str, constant: Mapping[str, str], unread: list[str
     connections += [f".{name}({len(value)}'b{value})" for name, value in constant.items()]
     connections += [f".{name}()" for name in unread]
     unit = replace(cell, top=top, ports=ports)
-    wrapper = f"module {top}({_header(unit)});\n  {cell.top} cell({', '.join(connections)});\n"
+    wrapper = f"module {top}({unit.header});\n  {cell.top} cell({', '.join(connections)});\n"
     return replace(unit, verilog=f"{cell.verilog}\n{wrapper}endmodule\n")

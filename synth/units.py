@@ -66,6 +66,20 @@ class Unit:
         """Products in a cycle."""
         return self.config.pe.lanes if self.kind == "pe" else self.config.macs_per_cycle
 
+    @property
+    def header(self) -> str:
+        """The Verilog list of its ports, ``clk`` and ``rst`` first."""
+        ports = [
+            f"{'input' if is_input else 'output'} [{width - 1}:0] {name}"
+            for name, is_input, width in self.ports
+        ]
+        return ", ".join(["input clk", "input rst", *ports])
+
+    @property
+    def box(self) -> str:
+        """The Verilog of a black box in its place."""
+        return f"(* blackbox *) module {self.top}({self.header});\nendmodule\n"
+
     def ring(self) -> str:
         """Return the Verilog of the module ``ring``, with the unit as its instance ``unit``.
 
