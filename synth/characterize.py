@@ -43,6 +43,9 @@ METHODS = ("flat", "hierarchical")
 #: A hierarchical row is compared with flat synthesis: of the same array up to this many rows and
 #: columns, else of the one of this size.
 LARGEST_FLAT = 8
+#: Copies of a kind of cell that standard cells are counted on (LightPE-1, NanGate45: a cell by
+#: itself gets 4 % more logic than each of four).
+COPIES = 4
 #: The seeds of a routing: 1 to this many, unless told otherwise.
 SEEDS = 5
 #: Time limit of one run of one tool, unless told otherwise.
@@ -414,7 +417,7 @@ def _measure_fpga(store: Store, point: Point, target: FpgaTarget) -> Row:
             for part, count in [(parts.shell, 1), *parts.cells]:
                 entry = fpga.synthesize(store, part, target, mapping, seconds=seconds)
                 for name, each in fpga.resources(entry.result["cells"], target).items():
-                    total[name] = total.get(name, 0) + count * each
+                    total[name] = total.get(name, 0) + int(count) * each
             return total
 
         row |= composed(config)
@@ -488,7 +491,7 @@ def _measure_asic(store: Store, point: Point, library: Library) -> Row:
 
     def composed(config: ArrayConfig) -> Row:
         array, cell = (emitted(store, kind, config) for kind in ("array", "pe"))
-        parts = decompose(store, array, cell, seconds=seconds)
+        parts = decompose(store, array, cell, seconds=seconds, copies=COPIES)
         total = dict.fromkeys(("area", "sequential", "combinational"), 0.0)
         period, path = 0.0, ""
         for part, count in [(parts.shell, 1), *parts.cells]:

@@ -5,8 +5,15 @@ controller. But a cell at the edge is less than one inside: the first row adds t
 column hands nothing on. So the shell is flattened with its cells as black boxes, and cells are told
 apart by which of their inputs are constant and which of their outputs nobody reads; one of each
 kind is synthesized, with those constants, and counted as often as it occurs.
+
+A constant also tells on the next cell: sums of the first row are narrow, their upper bits copies
+of the sign, and flat synthesis narrows the adders that they enter. So a cell with a bus tied to a
+constant is synthesized together with the cell that this bus goes on to. And gates are sized with
+more effort in a small netlist than in a large one, so that standard cells are counted on several
+copies of a kind.
 """
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -33,14 +40,17 @@ class Definitions:
         All but the cells: what they are given leaves it at the port ``to_cells``, what they give
         enters it at ``from_cells``.
     cells : tuple of (Unit, count)
-        The distinct cells, the most frequent first, and how often each occurs.
+        The distinct cells and pairs of cells, the most frequent first, and how often each occurs:
+        whole numbers unless a unit holds several copies.
     """
 
     shell: Unit
-    cells: tuple[tuple[Unit, int], ...]
+    cells: tuple[tuple[Unit, float], ...]
 
 
-def decompose(store: Store, array: Unit, cell: Unit, *, seconds: float) -> Definitions:
+def decompose(
+    store: Store, array: Unit, cell: Unit, *, seconds: float, copies: int = 1
+) -> Definitions:
     """Take an array apart.
 
     Parameters
@@ -51,6 +61,8 @@ def decompose(store: Store, array: Unit, cell: Unit, *, seconds: float) -> Defin
         The array, and its cell by itself (unit ``pe`` of the same configuration).
     seconds : float
         Time limit of Yosys.
+    copies : int
+        How many of a kind to put into its unit, side by side.
 
     Raises
     ------
@@ -76,7 +88,7 @@ def decompose(store: Store, array: Unit, cell: Unit, *, seconds: float) -> Defin
         run_tool(yosys, ["-p", flatten], folder, log="flatten.log", seconds=seconds)
         netlist = json.loads((folder / "boxes.json").read_text())
         module = netlist["modules"][array.top]
-        kinds = _kinds(module, box, cell)
+        kinds = Counter(json.dumps(kind) for kind in _kinds(module, box, cell))
         netlist["modules"] = {array.top: module}
         widths = _cut_out(module, box, cell)
         (folder / "shell.json").write_text(json.dumps(netlist))
@@ -87,6 +99,7 @@ def decompose(store: Store, array: Unit, cell: Unit, *, seconds: float) -> Defin
 
     spec = {
         "job": "decompose an array",
+        "version": 2,
         "scripts": [flatten, emit],
         "boxes_sha256": sha256(stub),
         "tools": {yosys.name: yosys.version},
@@ -97,8 +110,8 @@ def decompose(store: Store, array: Unit, cell: Unit, *, seconds: float) -> Defin
         array, kind="shell", verilog=entry.text("shell.v"), ports=(*array.ports, *added)
     )
     cells = tuple(
-        (_variant(cell, f"cell_{i}", constant, unread), count)
-        for i, ((constant, unread), count) in enumerate(entry.result["kinds"])
+        (_variant(cell, f"cell_{i}", kind, copies), count if copies == 1 else count / copies)
+        for i, (kind, count) in enumerate(entry.result["kinds"])
     )
     return Definitions(shell, cells)
 
@@ -120,11 +133,15 @@ def _cut_out(module: dict[str, Any], box: str, cell: Unit) -> dict[str, int]:
     return {name: len(found) for name, found in bits.items()}
 
 
-def _kinds(module: Mapping[str, Any], box: str, cell: Unit) -> Counter[str]:
-    """Count the kinds of cells: the constants at their inputs, and the outputs not read."""
+def _kinds(module: Mapping[str, Any], box: str, cell: Unit) -> list[list[dict[str, str]]]:
+    """Return the kind of each cell, or pair of cells: what the ports of each are connected to.
+
+    A port that is not named stands free. Else it is tied to a constant (``0000``), read by nobody
+    (empty), or shared: an input of the second cell with the named output, or input, of the first.
+    """
+    outputs = {name for name, is_input, _ in cell.ports if not is_input}
     readers: Counter[int] = Counter()
     for body in module["cells"].values():
-        outputs = {name for name, is_input, _ in cell.ports if not is_input}
         for port, bits in body["connections"].items():
             drives = port in outputs if body["type"] == box else (
                 body["port_directions"][port] == "output"
@@ -134,31 +151,82 @@ def _kinds(module: Mapping[str, Any], box: str, cell: Unit) -> Counter[str]:
     for port in module["ports"].values():
         if port["direction"] == "output":
             readers.update(bit for bit in port["bits"] if isinstance(bit, int))
-    kinds: Counter[str] = Counter()
-    for body in module["cells"].values():
-        if body["type"] != box:
-            continue
-        constant: dict[str, str] = {}
-        unread: list[str] = []
-        for name, is_input, width in cell.ports:
-            bits = body["connections"].get(name, ["x"] * width if is_input else [])
-            if is_input and all(isinstance(bit, str) for bit in bits):
-                constant[name] = "".join(reversed(bits))
-            if not is_input and not any(readers[bit] for bit in bits):
-                unread.append(name)
-        kinds[json.dumps([constant, unread])] += 1
-    if not kinds:
+
+    # The bits at each port of each cell, and which cell reads a bus.
+    nets: dict[str, dict[str, list[int | str]]] = {}
+    reader: dict[tuple[str, tuple[int | str, ...]], str] = {}
+    for name, body in module["cells"].items():
+        if body["type"] == box:
+            nets[name] = {
+                port: body["connections"].get(port, ["x"] * width if is_input else [])
+                for port, is_input, width in cell.ports
+            }
+            reader |= {(port, tuple(bits)): name for port, bits in nets[name].items()}
+    if not nets:
         raise JobFailed("failed", f"the array holds no {box}")
+
+    alone: dict[str, dict[str, str]] = {}
+    for name, ports in nets.items():
+        alone[name] = tied = {}
+        for port, bits in ports.items():
+            if port in outputs:
+                if not any(readers[bit] for bit in bits if isinstance(bit, int)):
+                    tied[port] = ""
+            elif all(isinstance(bit, str) for bit in bits):
+                tied[port] = "".join(str(bit) for bit in reversed(bits))
+
+    kinds = []
+    paired: set[str] = set()
+    for name, tied in alone.items():
+        # A bus is NAME_in and NAME_out of a cell.
+        ways = [port.replace("_in", "_out") for port in tied if port not in outputs]
+        ways = [way for way in ways if way in outputs and way not in tied]
+        readers_of = {
+            reader.get((way.replace("_out", "_in"), tuple(nets[name][way]))) for way in ways
+        }
+        second = readers_of.pop() if len(readers_of) == 1 else None
+        if second is None or second in paired or name in paired:
+            continue
+        paired |= {name, second}
+        same = {tuple(bits): port for port, bits in nets[name].items() if port not in tied}
+        shared = {
+            port: same[tuple(bits)]
+            for port, bits in nets[second].items()
+            if port not in outputs and tuple(bits) in same
+        }
+        lone = {  # read by the second cell and nobody else
+            way: "inner"
+            for way in outputs.intersection(shared.values())
+            if all(readers[bit] == 1 for bit in nets[name][way] if isinstance(bit, int))
+        }
+        kinds.append([tied | lone, alone[second] | shared])
+    kinds += [[tied] for name, tied in alone.items() if name not in paired]
     return kinds
 
 
-def _variant(cell: Unit, top: str, constant: Mapping[str, str], unread: list[str]) -> Unit:
-    """Return a unit that is the cell with constants at inputs and without some outputs."""
-    ports = tuple(p for p in cell.ports if p[0] not in constant and p[0] not in unread)
-    connections = [".clk(clk)", ".rst(rst)"]
-    connections += [f".{name}({name})" for name, _, _ in ports]
-    connections += [f".{name}({len(value)}'b{value})" for name, value in constant.items()]
-    connections += [f".{name}()" for name in unread]
-    unit = replace(cell, top=top, ports=ports)
-    wrapper = f"module {top}({unit.header});\n  {cell.top} cell({', '.join(connections)});\n"
-    return replace(unit, verilog=f"{cell.verilog}\n{wrapper}endmodule\n")
+def _variant(cell: Unit, top: str, kind: list[dict[str, str]], copies: int) -> Unit:
+    """Return the unit of a kind: one cell or two, tied as :func:`_kinds` says, in some copies."""
+    ports: list[tuple[str, bool, int]] = []
+    wires, instances = "", ""
+    for copy, (place, tied) in itertools.product(range(copies), enumerate(kind)):
+
+        def net(name: str, place: int, copy: int = copy) -> str:
+            return name + (f"_{place}" if place else "") + (f"_copy_{copy}" if copy else "")
+
+        connections = [".clk(clk)", ".rst(rst)"]
+        for name, is_input, width in cell.ports:
+            goes = net(name, place)
+            how = tied.get(name)
+            if how is None:
+                ports.append((goes, is_input, width))
+            elif how == "inner":
+                wires += f"  wire [{width - 1}:0] {goes};\n"
+            elif re.fullmatch("[01xz]+", how):
+                goes = f"{width}'b{how}"
+            else:
+                goes = how and net(how, 0)
+            connections.append(f".{name}({goes})")
+        instances += f"  {cell.top} {net('cell', place)}({', '.join(connections)});\n"
+    unit = replace(cell, top=top, ports=tuple(ports))
+    wrapper = f"module {top}({unit.header});\n{wires}{instances}endmodule\n"
+    return replace(unit, verilog=f"{cell.verilog}\n{wrapper}")
