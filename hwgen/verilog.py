@@ -34,6 +34,11 @@ _WAIVERS = {
 }
 #: Initial values: registers that need one are reset, the others never show theirs.
 _INITIAL_VALUE = re.compile(r"^ *attribute \\init .*\n", re.MULTILINE)
+#: A memory of zeros would be a line of Verilog a word; buffers are written before they are read.
+_ZERO_MEMORY = re.compile(
+    r"^  cell \$meminit_v2 [^\n]*\n(?:    [^\n]*\n)*?"
+    r"    connect \\DATA \d+'0+\n(?:    [^\n]*\n)*?  end\n", re.MULTILINE
+)  # fmt: skip
 #: Yosys declares each port twice, as a port and as a wire.
 _REPEATED_WIRE = re.compile(
     r"(^  (?:in|out)put ((?:\[\d+:0\] )?\S+) ?;\n)  wire \2 ?;\n", re.MULTILINE
@@ -100,7 +105,7 @@ class _Emitter:
         name = self.name_of(component)
         text = rtlil.convert(component, name=name, platform=self, emit_src=False)
         self._open.pop()
-        self.definitions[name] = component, _INITIAL_VALUE.sub("", text)
+        self.definitions[name] = component, _INITIAL_VALUE.sub("", _ZERO_MEMORY.sub("", text))
 
 
 def emit_verilog(component: SharedComponent) -> str:

@@ -6,7 +6,7 @@ For bulk numerics: whole layers, exhaustive operands, property tests. Millions o
 import ctypes
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -128,6 +128,19 @@ class _Job(ctypes.Structure):
     ]  # fmt: skip
 
 
+class _Exchange(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in (
+            "beats", "beat_bytes", "i_valid", "i_payload", "i_ready", "o_valid", "o_payload",
+            "o_ready", "offer", "accept", "sent", "count", "capacity",
+        )),
+        ("answer", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("cycle", "idle", "patience")),
+        ("random", ctypes.c_uint64),
+    ]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Sums:
     """Consecutive beats of ``o_sum``: values (beats, cols), last bits, cycles since reset."""
@@ -156,7 +169,7 @@ class CompiledModel:
         library = build_model(verilog, top, trace=waves is not None)
         self._c = ctypes.CDLL(str(library))
         self._c.model_new.restype = ctypes.c_void_p
-        for name in ("model_run", "model_drain"):
+        for name in ("model_run", "model_drain", "model_exchange"):
             getattr(self._c, name).restype = ctypes.c_int64
         path = b"" if waves is None else str(waves).encode()
         self._model = ctypes.c_void_p(self._c.model_new(path))
@@ -297,6 +310,71 @@ class CompiledModel:
         """Cycles of the first and last accepted operand, in the last :meth:`stream`."""
         assert self._job is not None, "nothing was streamed"
         return int(self._job.first_operand), int(self._job.last_operand)
+
+    # ---- accelerators ------------------------------------------------------------------------
+
+    def exchange(
+        self,
+        beats: npt.NDArray[np.uint8],
+        *,
+        offer: float = 1.0,
+        accept: float = 1.0,
+        seed: int = 1,
+        patience: int = 100_000,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Send a packet to ``i`` and return the packet that ``o`` answers.
+
+        Parameters
+        ----------
+        beats : uint8 array (beats, bytes)
+            The packet.
+        offer, accept : float
+            Probability that a beat is offered, accepted in a cycle, 2**-16 to 1.
+        seed : int
+            Of the random idling.
+        patience : int
+            Cycles without any transfer after which the design counts as hung: more than the longest
+            run that sends nothing.
+        progress : callable, optional
+            Called now and then with cycles run and beats sent.
+
+        Raises
+        ------
+        ProtocolError
+            If the design withdraws or changes a beat before it was accepted, or hangs.
+        """
+        data = np.ascontiguousarray(beats, dtype=np.uint8)
+        answer = np.empty((4096, data.shape[1]), np.uint8)
+        index = self._index
+        job = _Exchange(
+            data=data.ctypes.data, beats=len(data), beat_bytes=data.shape[1],
+            i_valid=index["i__valid"], i_payload=index["i__payload"], i_ready=index["i__ready"],
+            o_valid=index["o__valid"], o_payload=index["o__payload"], o_ready=index["o__ready"],
+            offer=round(offer * 65536), accept=round(accept * 65536),
+            answer=answer.ctypes.data, capacity=len(answer), patience=patience,
+            random=(seed * 0x9E3779B97F4A7C15 + 1) & (1 << 64) - 1 or 1,
+        )  # fmt: skip
+        chunks = []
+        outcome = 0
+        while outcome == 0:
+            start = time.perf_counter()
+            outcome = self._c.model_exchange(
+                self._model, ctypes.byref(job), ctypes.c_int64(1 << 18)
+            )
+            self.seconds += time.perf_counter() - start
+            chunks.append(answer[: job.count].copy())
+            job.count = 0
+            if progress is not None:
+                progress(int(job.cycle), int(job.sent))
+        complaint = {
+            2: f"nothing was transferred for {patience} cycles",
+            3: "o: valid was withdrawn before the transfer",
+            4: "o: payload changed before the transfer",
+        }.get(outcome)
+        if complaint:
+            raise ProtocolError(f"cycle {job.cycle}: {complaint}")
+        return np.concatenate(chunks)
 
     # ---- modules without streams -------------------------------------------------------------
 

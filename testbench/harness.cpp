@@ -210,6 +210,64 @@ int64_t model_drain(Model* model, Job* job, int64_t cycles) {
     return extra;
 }
 
+// What a packet in and a packet out are to be exchanged over.
+struct Exchange {
+    const uint8_t* data;           // beats to send, the last of them marked
+    int64_t beats, beat_bytes;
+    int64_t i_valid, i_payload, i_ready, o_valid, o_payload, o_ready;  // ports
+    int64_t offer, accept;         // probabilities, of 65536
+    int64_t sent, count, capacity; // beats sent; beats of the answer, and how many there is room for
+    uint8_t* answer;
+    int64_t cycle, idle, patience;
+    uint64_t random;
+};
+
+// Run for at most `cycles`, until the marked beat of the answer has come or the buffer is full. A
+// payload is `beat_bytes` of data and, above, one bit: the last beat of its packet.
+int64_t model_exchange(Model* model, Exchange* job, int64_t cycles) {
+    std::vector<void*>& ports = model->ports;
+    uint8_t& in_valid = *(uint8_t*)ports[job->i_valid];
+    uint8_t* in = (uint8_t*)ports[job->i_payload];
+    const uint8_t& in_ready = *(uint8_t*)ports[job->i_ready];
+    const uint8_t& out_valid = *(uint8_t*)ports[job->o_valid];
+    const uint8_t* out = (const uint8_t*)ports[job->o_payload];
+    uint8_t& out_ready = *(uint8_t*)ports[job->o_ready];
+    const int64_t bytes = job->beat_bytes;
+    if (job->cycle == 0) in_valid = 0;  // ports wake up with random values
+    for (; cycles > 0 && job->count < job->capacity; cycles--) {
+        if (!in_valid && job->sent < job->beats && draw(job->random) < job->offer) {
+            memcpy(in, job->data + job->sent * bytes, bytes);
+            in[bytes] = job->sent + 1 == job->beats;
+            in_valid = 1;
+        }
+        out_ready = draw(job->random) < job->accept;
+        model->eval(0);
+        std::vector<uint8_t>& held = model->held;
+        if (!held.empty() && !out_valid) return RETRACTED;
+        if (!held.empty() && memcmp(held.data(), out, held.size())) return CHANGED;
+        held.assign(out, out + (out_valid && !out_ready ? bytes + 1 : 0));
+        job->idle++;
+        bool done = false;
+        if (out_valid && out_ready) {
+            memcpy(job->answer + job->count++ * bytes, out, bytes);
+            done = out[bytes] & 1;
+            job->idle = 0;
+        }
+        const bool taken = in_valid && in_ready;
+        if (taken) { job->sent++; job->idle = 0; }
+        model->eval(1);
+        if (taken) {
+            in_valid = 0;
+            memset(in, 0xAA, bytes);
+            in[bytes] = 0;
+        }
+        job->cycle++;
+        if (done) return DONE;
+        if (job->idle > job->patience) return HUNG;
+    }
+    return RUNNING;
+}
+
 // Apply one row of every input a cycle and take the output `latency` cycles later.
 void model_vectors(Model* model, int64_t rows, int64_t latency, int64_t inputs, const int64_t* ports,
                    const int64_t* bytes, const uint8_t* const* data, int64_t out_port,

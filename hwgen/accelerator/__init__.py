@@ -1,0 +1,1 @@
+"""The accelerator: buffers, streamers, array, post-processing and sequencer."""

@@ -1,0 +1,199 @@
+"""The accelerator: buffers, streamers, the array and what follows it, behind two streams.
+
+::
+
+    i ─► sequencer ─► weight buffer ─► weight streamer ───────┐
+            │                                                 ▼
+            ├──────► activation buffer ─► activation ──┬─► array ──┐
+            │              ▲              streamer     └─► direct ─┴─► accumulate ─► post-processing
+            │              │                                                              │
+            └─ parameters ─│───────────────────────────────────────────────► (bias, …) ──►│
+                           └──────────────────────── results ◄────────────────────────────┘
+                                                        └─► o
+"""
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Value
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import In, Out
+
+from hwgen.array import SystolicArray
+from pe_library.shared import SharedComponent
+
+from .accumulate import Accumulate
+from .buffer import BankedBuffer
+from .commands import BUFFERS
+from .config import SUM_BITS, AcceleratorConfig
+from .direct import Direct
+from .postprocess import PostProcess
+from .registers import MODES
+from .results import Results
+from .sequencer import Sequencer
+from .streamers import ActivationStreamer, WeightStreamer
+
+__all__ = ["Accelerator"]
+
+
+class Accelerator(SharedComponent):
+    """A systolic array with buffers, post-processing and a sequencer.
+
+    ``i`` takes programs and ``o`` gives their answers (``commands.py``). ``rst`` must be held for a
+    cycle after power-up. A stall of ``o`` holds the run, and loses nothing.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The configuration.
+
+    Members
+    -------
+    i : In(stream of {data, last}), o : Out(stream of {data, last})
+        ``stream_bits`` of data, and the end of the packet.
+    status, cycles, idle : Out(8), Out(56), Out(1)
+        Of the last program: status, cycles so far; whether no program is going on.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        beat = stream.Signature(data.StructLayout({"data": config.stream_bits, "last": 1}))
+        super().__init__(
+            {"i": In(beat), "o": Out(beat), "status": Out(8), "cycles": Out(56), "idle": Out(1)}
+        )
+
+    @property
+    def definition(self) -> str:
+        return self.config.name
+
+    def body(self) -> Module:
+        m = Module()
+        config = self.config
+        cols = config.array.cols
+        m.submodules.sequencer = sequencer = Sequencer(config)
+        m.submodules.act_streamer = act_streamer = ActivationStreamer(config)
+        m.submodules.weight_streamer = weight_streamer = WeightStreamer(config)
+        m.submodules.array = array = SystolicArray(config.array)
+        m.submodules.direct = direct = Direct(config)
+        m.submodules.accumulate = accumulate = Accumulate(config)
+        m.submodules.postprocess = postprocess = PostProcess(config)
+        m.submodules.results = results = Results(config)
+        m.submodules.activations = activations = BankedBuffer(
+            config.granule_bits, config.activation_words, act_streamer.vector,
+            cols // config.granule, "activation",
+        )  # fmt: skip
+        m.submodules.weights = weights = BankedBuffer(
+            config.weight_bits, config.weight_words, 1, 1, "weight"
+        )
+        m.submodules.parameters = parameters = BankedBuffer(
+            config.parameter_bits, config.parameter_words, 1, 1, "parameter"
+        )
+
+        # Program and answer; the closing beat comes when nothing else is left.
+        m.d.comb += [
+            sequencer.i.valid.eq(self.i.valid),
+            sequencer.i.payload.eq(self.i.payload),
+            self.i.ready.eq(sequencer.i.ready),
+            sequencer.running.eq(results.busy | results.storing),
+            results.store.eq(sequencer.store),
+            results.store_addr.eq(sequencer.store_addr),
+            results.store_last.eq(sequencer.store_last),
+            self.status.eq(sequencer.status),
+            self.cycles.eq(sequencer.cycles),
+            self.idle.eq(sequencer.idle),
+            self.o.valid.eq(results.o.valid | sequencer.o.valid),
+            results.o.ready.eq(self.o.ready),
+            sequencer.o.ready.eq(self.o.ready),
+            self.o.payload.data.eq(
+                Mux(results.o.valid, results.o.payload, sequencer.o.payload.data)
+            ),
+            self.o.payload.last.eq(~results.o.valid),
+        ]
+
+        for part in (act_streamer, weight_streamer, accumulate, postprocess, results):
+            m.d.comb += part.start.eq(sequencer.start)
+        for part in (act_streamer, weight_streamer, direct, accumulate, postprocess, results):
+            m.d.comb += part.registers.eq(sequencer.registers)
+        past = sequencer.registers.mode[MODES["direct"]]
+        m.d.comb += weight_streamer.start.eq(sequencer.start & ~past)
+
+        # Buffers. Activations are loaded granule by granule, and only while nothing runs.
+        loads = {name: sequencer.load_mask[place] for name, place in BUFFERS.items()}
+        m.d.comb += [
+            activations.read_en.eq(act_streamer.read_en | results.read_en),
+            activations.read_addr.eq(
+                Mux(results.storing, results.read_addr, act_streamer.read_addr)
+            ),
+            act_streamer.read_data.eq(activations.read_data),
+            results.read_data.eq(activations.read_data),
+            activations.write_mask.eq(Mux(loads["activation"], 1, results.write_mask)),
+            activations.write_addr.eq(
+                Mux(loads["activation"], sequencer.load_addr, results.write_addr)
+            ),
+            activations.write_data.eq(
+                Mux(loads["activation"], sequencer.load_data, results.write_data)
+            ),
+        ]
+        for name, buffer, reader in (
+            ("weight", weights, weight_streamer),
+            ("parameter", parameters, postprocess),
+        ):
+            m.d.comb += [
+                buffer.read_en.eq(reader.read_en),
+                buffer.read_addr.eq(reader.read_addr),
+                reader.read_data.eq(buffer.read_data),
+                buffer.write_mask.eq(loads[name]),
+                buffer.write_addr.eq(sequencer.load_addr),
+                buffer.write_data.eq(sequencer.load_data),
+            ]
+
+        # Operands to the array, or past it.
+        codes = act_streamer.o.payload.codes
+        m.d.comb += [
+            array.i_act.valid.eq(act_streamer.o.valid & ~past),
+            array.i_act.payload.data.eq(codes),
+            array.i_act.payload.last.eq(act_streamer.o.payload.last),
+            direct.i.valid.eq(act_streamer.o.valid & past),
+            direct.i.payload.codes.eq(codes),
+            direct.i.payload.last.eq(act_streamer.o.payload.last),
+            direct.i.payload.second.eq(act_streamer.o.payload.second),
+            act_streamer.o.ready.eq(Mux(past, direct.i.ready, array.i_act.ready)),
+            array.i_weight.valid.eq(weight_streamer.o.valid),
+            array.i_weight.payload.eq(weight_streamer.o.payload),
+            weight_streamer.o.ready.eq(array.i_weight.ready),
+        ]
+        bits = config.array.accumulator.bits
+        m.d.comb += [
+            accumulate.i.valid.eq(Mux(past, direct.o.valid, array.o_sum.valid)),
+            accumulate.i.payload.last.eq(
+                Mux(past, direct.o.payload.last, array.o_sum.payload.last)
+            ),
+            array.o_sum.ready.eq(accumulate.i.ready & ~past),
+            direct.o.ready.eq(accumulate.i.ready & past),
+        ]
+        for c in range(cols):
+            total = array.o_sum.payload.data.word_select(c, bits).as_signed()
+            other = direct.o.payload.sums.word_select(c, SUM_BITS).as_signed()
+            m.d.comb += accumulate.i.payload.sums.word_select(c, SUM_BITS).eq(
+                Mux(past, other, total)
+            )
+
+        m.d.comb += [
+            postprocess.i.valid.eq(accumulate.o.valid),
+            postprocess.i.payload.eq(accumulate.o.payload),
+            accumulate.o.ready.eq(postprocess.i.ready),
+            results.i.valid.eq(postprocess.o.valid),
+            results.i.payload.eq(postprocess.o.payload),
+            postprocess.o.ready.eq(results.i.ready),
+        ]
+        return m
+
+    def ports(self) -> list[dict[str, Any]]:
+        """List the ports of the Verilog: name, direction and width in bits."""
+        ports = [("clk", "input", 1), ("rst", "input", 1)]
+        for path, member, value in self.signature.flatten(self):
+            direction = "input" if member.flow.name == "In" else "output"
+            ports.append(("__".join(path), direction, len(Value.cast(value))))
+        return [
+            {"name": name, "direction": direction, "width": width}
+            for name, direction, width in ports
+        ]

@@ -1,0 +1,196 @@
+"""The configuration of an accelerator, and the sizes that follow from it."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hwgen.config import ArrayConfig
+from pe_library.checks import check_choice, check_integer
+from pe_library.formats import Bipolar, Integer
+
+__all__ = ["REQUANTIZE", "AcceleratorConfig"]
+
+REQUANTIZE = ("multiplier", "shift", "threshold")
+#: Width of sums outside the array: in the accumulator buffer and at the post-processing.
+SUM_BITS = 32
+#: Widths of the stream of commands, data and results.
+STREAM_BITS = (64, 128, 256, 512)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorConfig:
+    """An accelerator: an array between buffers, with post-processing and a sequencer.
+
+    Parameters
+    ----------
+    array : ArrayConfig
+        The array, weight-stationary. Its activations are integers or bipolar.
+    activation_buffer, weight_buffer, accumulator_buffer, parameter_buffer : int
+        Capacity in bytes, rounded up to whole words: activations of all layers that live at the
+        same time; weights in the order in which the array takes them; sums of ``cols`` channels,
+        32 bits each; bias and requantization of ``cols`` channels.
+    requantize : str
+        ``"multiplier"`` (TFLite), ``"shift"`` (power-of-two scales, ties to even) or
+        ``"threshold"`` (FINN's MultiThreshold).
+    thresholds : int
+        Thresholds of each channel, 1 to 255; with ``requantize="threshold"`` only.
+    stream_bits : int
+        Width of the streams outside: 64, 128, 256 or 512.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With a sentence that names the parameter, the value and what is allowed.
+    """
+
+    array: ArrayConfig
+    activation_buffer: int = 65536
+    weight_buffer: int = 65536
+    accumulator_buffer: int = 65536
+    parameter_buffer: int = 16384
+    requantize: Literal["multiplier", "shift", "threshold"] = "multiplier"
+    thresholds: int = 0
+    stream_bits: int = 64
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.array, ArrayConfig):
+            raise TypeError(f"array must be an ArrayConfig, not {self.array!r}")
+        if self.array.dataflow != "ws":
+            raise ValueError(
+                f"dataflow must be 'ws' in an accelerator, not {self.array.dataflow!r}"
+            )
+        if self.array.overflow != "error":
+            raise ValueError(
+                f"overflow must be 'error' in an accelerator, not {self.array.overflow!r}"
+            )
+        activation = self.array.pe.activation
+        if not isinstance(activation, Integer | Bipolar):
+            raise ValueError(
+                "pe must have integer or bipolar activations in an accelerator, not "
+                f"{activation!r} of {self.array.name!r}"
+            )
+        if self.array.accumulator.bits > SUM_BITS:
+            raise ValueError(
+                f"accumulator_bits must be at most {SUM_BITS} in an accelerator, not "
+                f"{self.array.accumulator.bits}"
+            )
+        check_choice("requantize", self.requantize, REQUANTIZE)
+        if self.requantize == "threshold":
+            check_integer("thresholds", self.thresholds, 1, 255)
+        elif self.thresholds:
+            raise ValueError(
+                f"thresholds must be left out with requantize {self.requantize!r}, not "
+                f"{self.thresholds}"
+            )
+        if isinstance(activation, Bipolar) and self.requantize != "threshold":
+            raise ValueError(
+                f"requantize must be 'threshold' with bipolar activations, not {self.requantize!r}"
+            )
+        check_choice("stream_bits", self.stream_bits, STREAM_BITS)
+        for name in ("activation", "weight", "accumulator", "parameter"):
+            field = f"{name}_buffer"
+            check_integer(field, getattr(self, field), 1, 1 << 27)
+        for name, words in (
+            ("activation_buffer", self.activation_words),
+            ("weight_buffer", self.weight_words),
+            ("accumulator_buffer", self.accumulator_words),
+            ("parameter_buffer", self.parameter_words),
+        ):
+            if not 2 <= words <= 1 << 24:
+                raise ValueError(
+                    f"{name} must hold 2 to {1 << 24} words, not {words} "
+                    f"({getattr(self, name)} bytes)"
+                )
+
+    # ---- words -------------------------------------------------------------------------------
+
+    @property
+    def read_codes(self) -> int:
+        """Activations that enter the array in a cycle: ``rows * lanes``."""
+        return self.array.rows * self.array.pe.lanes
+
+    @property
+    def granule(self) -> int:
+        """Codes in an addressable word of the activation buffer."""
+        return math.gcd(self.read_codes, self.array.cols)
+
+    @property
+    def granule_bits(self) -> int:
+        """Width of that word."""
+        return self.granule * self.array.pe.activation.bits
+
+    @property
+    def weight_bits(self) -> int:
+        """Width of a word of the weight buffer: one row of the array."""
+        return self.array.cols * self.array.pe.lanes * self.array.pe.weight.bits
+
+    @property
+    def channel_bits(self) -> int:
+        """Width of the parameters of one channel: bias first, then what requantization needs."""
+        if self.requantize == "multiplier":
+            return SUM_BITS + 31 + 6
+        if self.requantize == "shift":
+            return SUM_BITS + 6
+        return SUM_BITS + self.thresholds * SUM_BITS + self.array.pe.activation.bits + 1
+
+    @property
+    def parameter_bits(self) -> int:
+        """Width of a word of the parameter buffer: all columns of the array."""
+        return self.array.cols * self.channel_bits
+
+    @property
+    def activation_words(self) -> int:
+        """Granules in the activation buffer."""
+        return -(-8 * self.activation_buffer // self.granule_bits)
+
+    @property
+    def weight_words(self) -> int:
+        """Words in the weight buffer."""
+        return -(-8 * self.weight_buffer // self.weight_bits)
+
+    @property
+    def accumulator_words(self) -> int:
+        """Vectors of ``cols`` sums in the accumulator buffer."""
+        return -(-8 * self.accumulator_buffer // (self.array.cols * SUM_BITS))
+
+    @property
+    def parameter_words(self) -> int:
+        """Words in the parameter buffer."""
+        return -(-8 * self.parameter_buffer // self.parameter_bits)
+
+    # ---- plain data --------------------------------------------------------------------------
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "AcceleratorConfig":
+        """Make a configuration of plain options, those of the array among them."""
+        own = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
+        rest = {name: value for name, value in options.items() if name not in own}
+        if "array" in own:
+            raise ValueError("array must be given by its own options, such as rows and cols")
+        try:
+            return cls(array=ArrayConfig.from_options(rest), **own)
+        except ValueError as error:
+            text = str(error)
+            if text.startswith("option must be one of "):
+                allowed = ", ".join(n for n in cls.__dataclass_fields__ if n != "array")
+                text = text.replace("option must be one of ", f"option must be one of {allowed}, ")
+            raise ValueError(text) from None
+
+    @property
+    def name(self) -> str:
+        """Verilog name of the accelerator: that of its array."""
+        return self.array.name
+
+    def as_dict(self) -> dict[str, Any]:
+        """Describe the configuration as plain data."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "array"}
+        return {"array": self.array.as_dict(), **own}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, 64 hexadecimal digits."""
+        canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()

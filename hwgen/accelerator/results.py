@@ -1,0 +1,173 @@
+"""Where results go: into the activation buffer, or to the host."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from pe_library.shared import SharedComponent
+
+from .config import SUM_BITS, AcceleratorConfig
+from .nest import LoopNest
+from .registers import MODES, OUT_LOOPS, registers_layout
+
+__all__ = ["Results", "Serializer"]
+
+
+class Serializer(SharedComponent):
+    """Sends words in as many beats as each has, lowest bits first; one beat a cycle.
+
+    Members
+    -------
+    i : In(stream of {data, beats})
+        ``beats``: beats minus 1.
+    o : Out(stream)
+    """
+
+    def __init__(self, width: int, beat: int) -> None:
+        self.beats = -(-width // beat)
+        self.beat = beat
+        layout = data.StructLayout(
+            {"data": self.beats * beat, "beats": max(1, ceil_log2(self.beats))}
+        )
+        super().__init__({"i": In(stream.Signature(layout)), "o": Out(stream.Signature(beat))})
+
+    @property
+    def definition(self) -> str:
+        return f"serializer_{self.beats}x{self.beat}"
+
+    def body(self) -> Module:
+        m = Module()
+        rest = Signal(self.beats * self.beat)
+        left = Signal(max(1, ceil_log2(self.beats)))
+        m.d.comb += [
+            self.i.ready.eq(~self.o.valid | (self.o.ready & (left == 0))),
+            self.o.payload.eq(rest[: self.beat]),
+        ]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += [rest.eq(rest >> self.beat), left.eq(left - 1)]
+        with m.If(self.i.ready):
+            m.d.sync += [
+                rest.eq(self.i.payload.data),
+                left.eq(self.i.payload.beats),
+                self.o.valid.eq(self.i.valid),
+            ]
+        return m
+
+
+class Results(SharedComponent):
+    """Writes the codes of a run to its output's places, or sends codes or sums to the host.
+
+    It also sends granules of the activation buffer (a store), one in each two cycles or in as many
+    as it has beats.
+
+    Members
+    -------
+    start, registers
+        Begin a run; see ``registers.py``.
+    i : In(stream)
+        ``cols`` codes, or sums.
+    write_mask, write_addr, write_data
+        Port of the activation buffer.
+    store : In(1), store_addr, store_last : In(24)
+        Begin a store; first and last granule.
+    read_en, read_addr, read_data
+        Port of the activation buffer; data are wanted in the cycle after.
+    o : Out(stream)
+        To the host.
+    busy, storing : Out(1)
+        Whether results of the run are to come, or beats are left; whether a store is going on.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.address_bits = (config.activation_words - 1).bit_length()
+        self.code_bits = config.array.cols * config.array.pe.activation.bits
+        super().__init__(
+            {
+                "start": In(1),
+                "registers": In(registers_layout(config)),
+                "i": In(stream.Signature(config.array.cols * SUM_BITS)),
+                "write_mask": Out(config.array.cols // config.granule),
+                "write_addr": Out(self.address_bits),
+                "write_data": Out(self.code_bits),
+                "store": In(1),
+                "store_addr": In(24),
+                "store_last": In(24),
+                "read_en": Out(1),
+                "read_addr": Out(self.address_bits),
+                "read_data": In(config.granule_bits),
+                "o": Out(stream.Signature(config.stream_bits)),
+                "busy": Out(1),
+                "storing": Out(1),
+            }
+        )
+
+    def beats(self, bits: int) -> int:
+        """Return the beats that so many bits take."""
+        return -(-bits // self.config.stream_bits)
+
+    @property
+    def definition(self) -> str:
+        return "results"
+
+    def body(self) -> Module:
+        m = Module()
+        registers = self.registers
+        to_host = registers.mode[MODES["to_host"]]
+        raw = registers.mode[MODES["raw"]]
+        m.submodules.nest = nest = LoopNest(len(OUT_LOOPS), {"out": self.address_bits})
+        m.submodules.serializer = serializer = Serializer(
+            self.config.array.cols * SUM_BITS, self.config.stream_bits
+        )
+        m.d.comb += [nest.start.eq(self.start), nest.out_base.eq(registers.out_base)]
+        for i, loop in enumerate(OUT_LOOPS):
+            m.d.comb += [
+                getattr(nest, f"extent_{i}").eq(registers[f"extent_{loop}"]),
+                getattr(nest, f"out_step_{i}").eq(registers[f"out_step_{i}"]),
+            ]
+        m.d.comb += [
+            self.i.ready.eq(Mux(to_host, serializer.i.ready, 1)),
+            nest.next.eq(self.i.valid & self.i.ready),
+            self.write_mask.eq((self.i.valid & ~to_host).replicate(len(self.write_mask))),
+            self.write_addr.eq(nest.out),
+            self.write_data.eq(self.i.payload[: self.code_bits]),
+            self.busy.eq(nest.valid | serializer.o.valid),
+        ]
+
+        read = Signal()  # a granule is at read_data
+        place = Signal(24)
+        m.d.comb += [
+            self.read_addr.eq(place),
+            self.read_en.eq(self.storing & ~read),
+        ]
+        with m.If(self.store):
+            m.d.sync += [self.storing.eq(1), place.eq(self.store_addr), read.eq(0)]
+        with m.Elif(self.storing):
+            with m.If(~read):
+                m.d.sync += read.eq(1)
+            with m.Elif(serializer.i.ready):
+                m.d.sync += [read.eq(0), place.eq(place + 1)]
+                with m.If(place == self.store_last):
+                    m.d.sync += self.storing.eq(0)
+
+        m.d.comb += [
+            self.o.valid.eq(serializer.o.valid),
+            self.o.payload.eq(serializer.o.payload),
+            serializer.o.ready.eq(self.o.ready),
+        ]
+        with m.If(self.storing):
+            m.d.comb += [
+                serializer.i.valid.eq(read),
+                serializer.i.payload.data.eq(self.read_data),
+                serializer.i.payload.beats.eq(self.beats(len(self.read_data)) - 1),
+            ]
+        with m.Else():
+            m.d.comb += [
+                serializer.i.valid.eq(self.i.valid & to_host),
+                serializer.i.payload.data.eq(self.i.payload),
+                serializer.i.payload.beats.eq(
+                    Mux(raw, self.beats(len(self.i.payload)), self.beats(self.code_bits)) - 1
+                ),
+            ]
+        return m

@@ -1,0 +1,164 @@
+"""Streamers: they read a buffer in the order of a loop nest and offer what they find."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import In, Out
+
+from pe_library.shared import SharedComponent
+
+from .config import AcceleratorConfig
+from .nest import LoopNest
+from .registers import LOOPS, OUT_LOOPS, SUMMED_LOOPS, registers_layout
+
+__all__ = ["ActivationStreamer", "WeightStreamer"]
+
+
+class ActivationStreamer(SharedComponent):
+    """Reads activations, with padding, one vector a cycle.
+
+    A vector is the widest that anybody takes: ``max(rows * lanes, cols)`` codes. Latency from
+    ``start`` to the first beat is 2 cycles, and there is no bubble.
+
+    Members
+    -------
+    start, busy : In(1), Out(1)
+        Begin; whether beats are still to come.
+    registers : In(struct)
+        See ``registers.py``; stable while busy.
+    read_en, read_addr, read_data
+        Port of the activation buffer.
+    o : Out(stream of {codes, last, second})
+        ``last``: the last beat of a pass. ``second``: channel blocks with an odd index, which of an
+        addition are its second input.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.vector = max(config.read_codes, config.array.cols) // config.granule
+        layout = data.StructLayout(
+            {"codes": self.vector * config.granule_bits, "last": 1, "second": 1}
+        )
+        self.address_bits = (config.activation_words - 1).bit_length()
+        super().__init__(
+            {
+                "start": In(1),
+                "busy": Out(1),
+                "registers": In(registers_layout(config)),
+                "read_en": Out(1),
+                "read_addr": Out(self.address_bits),
+                "read_data": In(self.vector * config.granule_bits),
+                "o": Out(stream.Signature(layout)),
+            }
+        )
+
+    @property
+    def definition(self) -> str:
+        return "activation_streamer"
+
+    def body(self) -> Module:
+        m = Module()
+        registers = self.registers
+        m.submodules.nest = nest = LoopNest(LOOPS, {"act": self.address_bits, "y": 16, "x": 16})
+        m.d.comb += nest.start.eq(self.start)
+        for i in range(LOOPS):
+            m.d.comb += getattr(nest, f"extent_{i}").eq(registers[f"extent_{i}"])
+        for name in nest.values:
+            m.d.comb += getattr(nest, f"{name}_base").eq(registers[f"{name}_base"])
+            for i in range(LOOPS):
+                step = f"{name}_step_{i}"
+                m.d.comb += getattr(nest, step).eq(registers[step])
+
+        advance = Signal()
+        valid = Signal()
+        inside = Signal()
+        tail = Signal()
+        last = Signal()
+        second = Signal()
+        m.d.comb += [
+            advance.eq(~valid | self.o.ready),
+            nest.next.eq(nest.valid & advance),
+            self.read_en.eq(nest.next),
+            self.read_addr.eq(nest.act),
+            self.o.valid.eq(valid),
+            self.o.payload.last.eq(last),
+            self.o.payload.second.eq(second),
+            self.busy.eq(nest.valid | valid),
+        ]
+        with m.If(advance):
+            m.d.sync += [
+                valid.eq(nest.valid),
+                # Places left of or above the input are negative: as unsigned numbers, great.
+                inside.eq((nest.y < registers.height) & (nest.x < registers.width)),
+                tail.eq(nest.at_end[SUMMED_LOOPS[0]]),
+                last.eq(nest.at_end[:2].all()),
+                second.eq(nest.odd[SUMMED_LOOPS[0]]),
+            ]
+        bits = self.config.granule_bits
+        pad = registers.pad.replicate(self.config.granule)
+        for i in range(self.vector):
+            beyond = tail & (registers.tail <= i)
+            m.d.comb += self.o.payload.codes.word_select(i, bits).eq(
+                Mux(inside & ~beyond, self.read_data.word_select(i, bits), pad)
+            )
+        return m
+
+
+class WeightStreamer(SharedComponent):
+    """Reads weights in the order of the buffer, ``rows`` words for each pass of the run.
+
+    Members
+    -------
+    start, busy, registers
+        As of the :class:`ActivationStreamer`.
+    read_en, read_addr, read_data
+        Port of the weight buffer.
+    o : Out(stream)
+        A row of weights.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.address_bits = (config.weight_words - 1).bit_length()
+        super().__init__(
+            {
+                "start": In(1),
+                "busy": Out(1),
+                "registers": In(registers_layout(config)),
+                "read_en": Out(1),
+                "read_addr": Out(self.address_bits),
+                "read_data": In(config.weight_bits),
+                "o": Out(stream.Signature(config.weight_bits)),
+            }
+        )
+
+    @property
+    def definition(self) -> str:
+        return "weight_streamer"
+
+    def body(self) -> Module:
+        m = Module()
+        passes = (*SUMMED_LOOPS, OUT_LOOPS[-1])
+        m.submodules.nest = nest = LoopNest(1 + len(passes), {"address": self.address_bits})
+        m.d.comb += [
+            nest.start.eq(self.start),
+            nest.extent_0.eq(self.config.array.rows - 1),
+            nest.address_base.eq(self.registers.weight_base),
+        ]
+        for i, loop in enumerate(passes):
+            m.d.comb += getattr(nest, f"extent_{i + 1}").eq(self.registers[f"extent_{loop}"])
+        for i in range(nest.loops):
+            m.d.comb += getattr(nest, f"address_step_{i}").eq(1)
+        advance = Signal()
+        valid = Signal()
+        m.d.comb += [
+            advance.eq(~valid | self.o.ready),
+            nest.next.eq(nest.valid & advance),
+            self.read_en.eq(nest.next),
+            self.read_addr.eq(nest.address),
+            self.o.valid.eq(valid),
+            self.o.payload.eq(self.read_data),
+            self.busy.eq(nest.valid | valid),
+        ]
+        with m.If(advance):
+            m.d.sync += valid.eq(nest.valid)
+        return m
