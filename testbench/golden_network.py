@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.network.graph import Add, Conv, Network, Operation, Pool, Tensor
-from hwgen.network.requantize import SUM_BITS, multiply_fixed_point
+from hwgen.network.requantize import LONG_SUM_BITS, SUM_BITS, multiply_fixed_point
 
 __all__ = ["run_network", "run_operation"]
 
@@ -24,7 +24,8 @@ def run_network(network: Network, inputs: IntArray) -> dict[str, IntArray]:
     Raises
     ------
     ValueError
-        If an integer of the input is out of range, or a sum needs more than 32 bits.
+        If an integer of the input is out of range, or a sum needs more than 32 bits (48 with
+        activations of more than 8).
     """
     tensor = network.tensors[network.input]
     if inputs.size and not tensor.low <= inputs.min() <= inputs.max() <= tensor.high:
@@ -59,9 +60,10 @@ def run_operation(operation: Operation, inputs: list[IntArray], tensors: list[Te
                 sums += part
         case _:
             raise TypeError(f"operation {operation.name!r} must be one of graph.py")
-    limit = 1 << (SUM_BITS - 1)
+    bits = SUM_BITS if max(t.high - t.low for t in tensors) < 1 << 8 else LONG_SUM_BITS
+    limit = 1 << (bits - 1)
     if sums.size and not -limit <= sums.min() <= sums.max() < limit:
-        raise ValueError(f"sums of {operation.name!r} must fit {SUM_BITS} bits")
+        raise ValueError(f"sums of {operation.name!r} must fit {bits} bits")
     return sums if operation.requantize is None else operation.requantize.apply(sums)
 
 

@@ -24,7 +24,7 @@ from pe_library.shared import SharedComponent
 from .accumulate import Accumulate
 from .buffer import BankedBuffer
 from .commands import BUFFERS
-from .config import SUM_BITS, AcceleratorConfig
+from .config import AcceleratorConfig
 from .direct import Direct
 from .postprocess import PostProcess
 from .registers import MODES
@@ -161,7 +161,7 @@ class Accelerator(SharedComponent):
             array.i_weight.payload.eq(weight_streamer.o.payload),
             weight_streamer.o.ready.eq(array.i_weight.ready),
         ]
-        bits = config.array.accumulator.bits
+        bits, sum_bits = config.array.accumulator.bits, config.sum_bits
         m.d.comb += [
             accumulate.i.valid.eq(Mux(past, direct.o.valid, array.o_sum.valid)),
             accumulate.i.payload.last.eq(
@@ -172,8 +172,8 @@ class Accelerator(SharedComponent):
         ]
         for c in range(cols):
             total = array.o_sum.payload.data.word_select(c, bits).as_signed()
-            other = direct.o.payload.sums.word_select(c, SUM_BITS).as_signed()
-            m.d.comb += accumulate.i.payload.sums.word_select(c, SUM_BITS).eq(
+            other = direct.o.payload.sums.word_select(c, sum_bits).as_signed()
+            m.d.comb += accumulate.i.payload.sums.word_select(c, sum_bits).eq(
                 Mux(past, other, total)
             )
 

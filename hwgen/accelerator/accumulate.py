@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 
 from pe_library.shared import SharedComponent
 
-from .config import SUM_BITS, AcceleratorConfig
+from .config import AcceleratorConfig
 from .nest import LoopNest
 from .registers import MODES, SUMMED_LOOPS, registers_layout
 
@@ -35,7 +35,7 @@ class Accumulate(SharedComponent):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        layout = data.StructLayout({"sums": config.array.cols * SUM_BITS, "last": 1})
+        layout = data.StructLayout({"sums": config.array.cols * config.sum_bits, "last": 1})
         super().__init__(
             {
                 "start": In(1),
@@ -52,7 +52,8 @@ class Accumulate(SharedComponent):
     def body(self) -> Module:
         m = Module()
         cols, depth = self.config.array.cols, self.config.accumulator_words
-        memory: Memory = Memory(shape=cols * SUM_BITS, depth=depth, init=[])
+        bits = self.config.sum_bits
+        memory: Memory = Memory(shape=cols * bits, depth=depth, init=[])
         m.submodules.memory = memory
         write = memory.write_port()
         read = memory.read_port(transparent_for=(write,))
@@ -88,16 +89,16 @@ class Accumulate(SharedComponent):
         maximum = self.registers.mode[MODES["maximum"]]
         totals: list[Value] = []
         for c in range(cols):
-            new = Signal(signed(SUM_BITS), name=f"new_{c}")
-            old = Signal(signed(SUM_BITS), name=f"old_{c}")
-            total = Signal(signed(SUM_BITS), name=f"total_{c}")
+            new = Signal(signed(bits), name=f"new_{c}")
+            old = Signal(signed(bits), name=f"old_{c}")
+            total = Signal(signed(bits), name=f"total_{c}")
             m.d.comb += [
-                new.eq(self.i.payload.sums.word_select(c, SUM_BITS)),
-                old.eq(read.data.word_select(c, SUM_BITS)),
+                new.eq(self.i.payload.sums.word_select(c, bits)),
+                old.eq(read.data.word_select(c, bits)),
                 total.eq(
                     Mux(first | (maximum & (new > old)), new, Mux(maximum, old, new + old))
                 ),
-                write.data.word_select(c, SUM_BITS).eq(total),
+                write.data.word_select(c, bits).eq(total),
             ]  # fmt: skip
             totals.append(total)
         with m.If(self.i.ready):
@@ -105,7 +106,7 @@ class Accumulate(SharedComponent):
                 self.o.valid.eq(self.i.valid & final),
                 self.o.payload.last.eq(self.i.payload.last),
                 *(
-                    self.o.payload.sums.word_select(c, SUM_BITS).eq(total)
+                    self.o.payload.sums.word_select(c, bits).eq(total)
                     for c, total in enumerate(totals)
                 ),
             ]

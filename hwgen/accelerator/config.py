@@ -14,8 +14,8 @@ from pe_library.formats import Bipolar, Integer
 __all__ = ["REQUANTIZE", "AcceleratorConfig"]
 
 REQUANTIZE = ("multiplier", "shift", "threshold")
-#: Width of sums outside the array: in the accumulator buffer and at the post-processing.
-SUM_BITS = 32
+#: Widths of sums outside the array: for activations of up to 8 bits, and for longer ones.
+SUM_BITS, LONG_SUM_BITS = 32, 48
 #: Widths of the stream of commands, data and results.
 STREAM_BITS = (64, 128, 256, 512)
 
@@ -31,7 +31,7 @@ class AcceleratorConfig:
     activation_buffer, weight_buffer, accumulator_buffer, parameter_buffer : int
         Capacity in bytes, rounded up to whole words: activations of all layers that live at the
         same time; weights in the order in which the array takes them; sums of ``cols`` channels,
-        32 bits each; bias and requantization of ``cols`` channels.
+        32 or 48 bits each; bias and requantization of ``cols`` channels.
     requantize : str
         ``"multiplier"`` (TFLite), ``"shift"`` (power-of-two scales, ties to even) or
         ``"threshold"`` (FINN's MultiThreshold).
@@ -72,9 +72,9 @@ class AcceleratorConfig:
                 "pe must have integer or bipolar activations in an accelerator, not "
                 f"{activation!r} of {self.array.name!r}"
             )
-        if self.array.accumulator.bits > SUM_BITS:
+        if self.array.accumulator.bits > self.sum_bits:
             raise ValueError(
-                f"accumulator_bits must be at most {SUM_BITS} in an accelerator, not "
+                f"accumulator_bits must be at most {self.sum_bits} in an accelerator, not "
                 f"{self.array.accumulator.bits}"
             )
         check_choice("requantize", self.requantize, REQUANTIZE)
@@ -108,6 +108,11 @@ class AcceleratorConfig:
     # ---- words -------------------------------------------------------------------------------
 
     @property
+    def sum_bits(self) -> int:
+        """Width of sums in the accumulator buffer and at the post-processing: 32 or 48."""
+        return SUM_BITS if self.array.pe.activation.bits <= 8 else LONG_SUM_BITS
+
+    @property
     def read_codes(self) -> int:
         """Activations that enter the array in a cycle: ``rows * lanes``."""
         return self.array.rows * self.array.pe.lanes
@@ -131,10 +136,10 @@ class AcceleratorConfig:
     def channel_bits(self) -> int:
         """Width of the parameters of one channel: bias first, then what requantization needs."""
         if self.requantize == "multiplier":
-            return SUM_BITS + 31 + 6
+            return self.sum_bits + 31 + 6
         if self.requantize == "shift":
-            return SUM_BITS + 6
-        return SUM_BITS + self.thresholds * SUM_BITS + self.array.pe.activation.bits + 1
+            return self.sum_bits + 6
+        return self.sum_bits + self.thresholds * self.sum_bits + self.array.pe.activation.bits + 1
 
     @property
     def parameter_bits(self) -> int:
@@ -154,7 +159,7 @@ class AcceleratorConfig:
     @property
     def accumulator_words(self) -> int:
         """Vectors of ``cols`` sums in the accumulator buffer."""
-        return -(-8 * self.accumulator_buffer // (self.array.cols * SUM_BITS))
+        return -(-8 * self.accumulator_buffer // (self.array.cols * self.sum_bits))
 
     @property
     def parameter_words(self) -> int:

@@ -8,7 +8,7 @@ from pe_library.formats import Bipolar, Integer
 from pe_library.pe import signed_value
 from pe_library.shared import SharedComponent
 
-from .config import SUM_BITS, AcceleratorConfig
+from .config import AcceleratorConfig
 from .registers import registers_layout
 
 __all__ = ["Direct", "rounding_shift_away"]
@@ -49,7 +49,7 @@ class Direct(SharedComponent):
                 ),
                 "o": Out(
                     stream.Signature(
-                        data.StructLayout({"sums": config.array.cols * SUM_BITS, "last": 1})
+                        data.StructLayout({"sums": config.array.cols * config.sum_bits, "last": 1})
                     )
                 ),
                 "busy": Out(1),
@@ -113,15 +113,15 @@ class Direct(SharedComponent):
                 value = signed_value(code, activation)
             centred = Signal(signed(18), name=f"centred_{c}")
             m.d.comb += centred.eq(value - zero)
-            total = Signal(signed(SUM_BITS), name=f"sum_{c}")
-            m.d.comb += self.o.payload.sums.word_select(c, SUM_BITS).eq(total)
+            total = Signal(signed(config.sum_bits), name=f"sum_{c}")
+            m.d.comb += self.o.payload.sums.word_select(c, config.sum_bits).eq(total)
             if not multiplies:
                 with m.If(advance):
                     m.d.sync += total.eq(centred << left)
                 continue
             product = Signal(signed(18 + 32), name=f"product_{c}")
             shifted = Signal(signed(18), name=f"centred_1_{c}")
-            high = Signal(signed(SUM_BITS), name=f"high_{c}")
+            high = Signal(signed(config.sum_bits), name=f"high_{c}")
             # ((v << left) * M + 2**30) >> 31 without the bits on the right that are zero
             rounded = Signal(signed(18 + 33), name=f"rounded_{c}")
             m.d.comb += rounded.eq(product + ((Const(1) << ~left_1) >> 1))

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from pe_library.shared import SharedComponent
 
-from .config import SUM_BITS, AcceleratorConfig
+from .config import AcceleratorConfig
 from .direct import rounding_shift_away
 from .registers import MODES, registers_layout
 
@@ -22,7 +22,7 @@ class Requantizer(SharedComponent):
     -------
     en : In(1)
         Advance enable.
-    sum : In(signed(32))
+    sum : In(signed(sum_bits))
         With the bias.
     parameters : In(...)
         Of the channel, bias left out; in the same cycle as ``sum``.
@@ -40,8 +40,8 @@ class Requantizer(SharedComponent):
         super().__init__(
             {
                 "en": In(1),
-                "sum": In(signed(SUM_BITS)),
-                "parameters": In(config.channel_bits - SUM_BITS),
+                "sum": In(signed(config.sum_bits)),
+                "parameters": In(config.channel_bits - config.sum_bits),
                 **dict.fromkeys(("zero_point", "low", "high"), In(signed(17))),
                 "code": Out(config.array.pe.activation.bits),
             }
@@ -81,16 +81,16 @@ class Multiplier(Requantizer):
         multiplier, shift = self.parameters[:31], self.parameters[31:].as_signed()
         left, right = Signal(3), Signal(5)
         right_1, right_2 = Signal(5), Signal(5)
-        product = Signal(signed(SUM_BITS + 32))
-        high = Signal(signed(SUM_BITS))
-        scaled = Signal(signed(SUM_BITS))
+        product = Signal(signed(len(self.sum) + 32))
+        high = Signal(signed(len(self.sum)))
+        scaled = Signal(signed(len(self.sum)))
         m.d.comb += [
             left.eq(Mux(shift > 0, shift[:3], 0)),
             right.eq(Mux(shift < 0, (-shift)[:5], 0)),
         ]
         with m.If(self.en):
             m.d.sync += [
-                product.eq((self.sum << left)[:SUM_BITS].as_signed() * multiplier),
+                product.eq((self.sum << left)[: len(self.sum)].as_signed() * multiplier),
                 right_1.eq(right),
                 high.eq((product + (1 << 30)) >> 31),
                 right_2.eq(right_1),
@@ -111,7 +111,7 @@ class Shift(Requantizer):
     def stages(self, m: Module) -> Value:
         shift = self.parameters.as_signed()
         right, left = Signal(5), Signal(5)
-        scaled = Signal(signed(2 * SUM_BITS))
+        scaled = Signal(signed(2 * len(self.sum)))
         odd = self.sum.bit_select(right, 1)  # whether the result, rounded down, is odd
         nudge = Mux(right == 0, 0, ((Const(1) << right) >> 1) - 1 + odd)
         m.d.comb += [
@@ -126,7 +126,7 @@ class Shift(Requantizer):
 class Threshold(Requantizer):
     """Count the thresholds that the sum reaches, upwards or downwards from a base.
 
-    Parameters of a channel: the thresholds (32 bits each), ``base`` (a code), ``falling`` (1 bit).
+    Parameters of a channel: the thresholds (``sum_bits`` each), ``base`` (a code), ``falling`` (1 bit).
     The arithmetic is that of ``hwgen.network.requantize.Thresholds`` on codes.
     """
 
@@ -136,10 +136,11 @@ class Threshold(Requantizer):
         count = self.config.thresholds
         bits = len(self.code)
         reached = Signal(range(count + 1))
-        base, base_1 = self.parameters[count * SUM_BITS :][:bits], Signal(bits)
+        base, base_1 = self.parameters[count * len(self.sum) :][:bits], Signal(bits)
         falling, falling_1 = self.parameters[-1], Signal()
         met = [
-            self.sum >= self.parameters.word_select(i, SUM_BITS).as_signed() for i in range(count)
+            self.sum >= self.parameters.word_select(i, len(self.sum)).as_signed()
+            for i in range(count)
         ]
         with m.If(self.en):
             m.d.sync += [reached.eq(sum(met)), base_1.eq(base), falling_1.eq(falling)]
@@ -182,8 +183,10 @@ class PostProcess(SharedComponent):
                 "read_en": Out(1),
                 "read_addr": Out(self.address_bits),
                 "read_data": In(config.parameter_bits),
-                "i": In(stream.Signature(data.StructLayout({"sums": cols * SUM_BITS, "last": 1}))),
-                "o": Out(stream.Signature(cols * SUM_BITS)),
+                "i": In(
+                    stream.Signature(data.StructLayout({"sums": cols * config.sum_bits, "last": 1}))
+                ),
+                "o": Out(stream.Signature(cols * config.sum_bits)),
                 "busy": Out(1),
             }
         )
@@ -199,7 +202,7 @@ class PostProcess(SharedComponent):
         requantizer = REQUANTIZERS[config.requantize]
         raw = registers.mode[MODES["raw"]]
         block = Signal(self.address_bits)
-        sums = Signal(cols * SUM_BITS)
+        sums = Signal(cols * config.sum_bits)
         valid = Signal(2 + requantizer.latency)
         advance = Signal()
         take = Signal()
@@ -223,12 +226,12 @@ class PostProcess(SharedComponent):
             m.d.sync += [block.eq(registers.parameter_base), valid.eq(0)]
         for c in range(cols):
             parameters = self.read_data.word_select(c, config.channel_bits)
-            biased = Signal(signed(SUM_BITS), name=f"biased_{c}")
-            rest = Signal(config.channel_bits - SUM_BITS, name=f"rest_{c}")
+            biased = Signal(signed(config.sum_bits), name=f"biased_{c}")
+            rest = Signal(config.channel_bits - config.sum_bits, name=f"rest_{c}")
             with m.If(advance):
                 m.d.sync += [
-                    biased.eq(sums.word_select(c, SUM_BITS) + parameters[:SUM_BITS]),
-                    rest.eq(parameters[SUM_BITS:]),
+                    biased.eq(sums.word_select(c, config.sum_bits) + parameters[: config.sum_bits]),
+                    rest.eq(parameters[config.sum_bits :]),
                 ]
             m.submodules[f"requantize_{c}"] = unit = requantizer(config)
             m.d.comb += [
@@ -239,7 +242,7 @@ class PostProcess(SharedComponent):
             ]
             # Codes lie close together, sums in 32 bits each.
             with m.If(raw):
-                m.d.comb += self.o.payload.word_select(c, SUM_BITS).eq(biased)
+                m.d.comb += self.o.payload.word_select(c, config.sum_bits).eq(biased)
             with m.Else():
                 m.d.comb += self.o.payload[c * bits :][:bits].eq(unit.code)
         return m

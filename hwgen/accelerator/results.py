@@ -7,7 +7,7 @@ from amaranth.utils import ceil_log2
 
 from pe_library.shared import SharedComponent
 
-from .config import SUM_BITS, AcceleratorConfig
+from .config import AcceleratorConfig
 from .nest import LoopNest
 from .registers import MODES, OUT_LOOPS, registers_layout
 
@@ -87,7 +87,7 @@ class Results(SharedComponent):
             {
                 "start": In(1),
                 "registers": In(registers_layout(config)),
-                "i": In(stream.Signature(config.array.cols * SUM_BITS)),
+                "i": In(stream.Signature(config.array.cols * config.sum_bits)),
                 "write_mask": Out(config.array.cols // config.granule),
                 "write_addr": Out(self.address_bits),
                 "write_data": Out(self.code_bits),
@@ -118,7 +118,7 @@ class Results(SharedComponent):
         raw = registers.mode[MODES["raw"]]
         m.submodules.nest = nest = LoopNest(len(OUT_LOOPS), {"out": self.address_bits})
         m.submodules.serializer = serializer = Serializer(
-            self.config.array.cols * SUM_BITS, self.config.stream_bits
+            self.config.array.cols * self.config.sum_bits, self.config.stream_bits
         )
         m.d.comb += [nest.start.eq(self.start), nest.out_base.eq(registers.out_base)]
         for i, loop in enumerate(OUT_LOOPS):

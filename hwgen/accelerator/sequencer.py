@@ -112,7 +112,7 @@ class Sequencer(SharedComponent):
                 waits |= (opcode == Opcode.LOAD) & (wait | (wanted == BUFFERS["activation"]))
                 m.d.comb += self.i.ready.eq(~(waits & busy))
                 with m.If(self.i.valid & ~begun):
-                    m.d.sync += [begun.eq(1), cycles.eq(1), status.eq(0), check.eq(0)]
+                    m.d.sync += [begun.eq(1), cycles.eq(1), status.eq(0)]
                 with m.If(self.i.valid & self.i.ready):
                     with m.Switch(opcode):
                         with m.Case(Opcode.SET):
@@ -124,8 +124,7 @@ class Sequencer(SharedComponent):
                                 for i, name in enumerate(widths):
                                     with m.Case(i):
                                         m.d.sync += staged[name].eq(value)
-                            last = Mux(begun, check, 0)
-                            m.d.sync += check.eq(last.rotate_left(1) ^ value ^ (number << 24))
+                            m.d.sync += check.eq(check.rotate_left(1) ^ value ^ (number << 24))
                         with m.Case(Opcode.LOAD):
                             m.d.comb += error.eq(Status.ILLEGAL_COMMAND)
                             for name, place in BUFFERS.items():
@@ -140,7 +139,7 @@ class Sequencer(SharedComponent):
                         with m.Case(Opcode.RUN):
                             with m.If(word[32:56].any()):
                                 m.d.comb += error.eq(Status.ILLEGAL_COMMAND)
-                            with m.Elif(value != Mux(begun, check, 0)):
+                            with m.Elif(value != check):
                                 m.d.comb += error.eq(Status.WRONG_CHECK)
                             with m.Else():
                                 m.d.sync += [self.start.eq(1), self.registers.eq(staged)]
@@ -198,6 +197,7 @@ class Sequencer(SharedComponent):
                     self.o.payload.last.eq(1),
                 ]
                 with m.If(self.o.ready):
-                    m.d.sync += begun.eq(0)
+                    # The next program finds nothing of this one: what it does not SET is 0.
+                    m.d.sync += [begun.eq(0), check.eq(0), staged.eq(0)]
                     m.next = "command"
         return m

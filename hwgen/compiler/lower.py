@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hwgen.accelerator.config import SUM_BITS, AcceleratorConfig
+from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.accelerator.nest import EXTENT_BITS, steps_of
 from hwgen.accelerator.registers import LOOPS, MODES, OUT_LOOPS
 from hwgen.errors import UserError
@@ -22,8 +22,6 @@ from .program import Load, Run, words_of_bits
 __all__ = ["Job", "Layer", "lower"]
 
 IntArray = npt.NDArray[np.int64]
-#: A threshold that no sum reaches.
-_NEVER = (1 << (SUM_BITS - 1)) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -395,14 +393,15 @@ def _parameters(
         values = np.broadcast_to(values, (tensor.shape[2],))
         return np.where(used, values[columns], unused)
 
-    fields: list[tuple[IntArray, int]] = [(plan.bias, SUM_BITS)]
+    fields: list[tuple[IntArray, int]] = [(plan.bias, config.sum_bits)]
     if mode >> MODES["raw"] & 1:
-        fields.append((np.zeros(columns.shape, np.int64), config.channel_bits - SUM_BITS))
+        fields.append((np.zeros(columns.shape, np.int64), config.channel_bits - config.sum_bits))
         return _interleave(fields), registers
     if requantize is None:
         requantize = _identity(tensor.low, tensor.high, config)
     if config.requantize == "threshold":
-        low, high, count = tensor.low, tensor.high, config.thresholds
+        count = config.thresholds
+        never = (1 << (config.sum_bits - 1)) - 1  # no sum reaches it
         found = as_thresholds(requantize, operation, config)
         unit = 2 if tensor.bipolar else 1
         code = pe.activation.encode(found.base)
@@ -417,8 +416,8 @@ def _parameters(
                 f"thresholds must be at least {levels} for layer {operation.name!r}, not {count}"
             )
         for i in range(count):
-            t = found.thresholds[:, i] if i < levels else np.array([_NEVER])
-            fields.append((spread(t, _NEVER), SUM_BITS))
+            t = found.thresholds[:, i] if i < levels else np.array([never])
+            fields.append((spread(t, never), config.sum_bits))
         fill = int(pe.activation.encode(np.array(fill_of(tensor))))
         fields.append((spread(code, fill), pe.activation.bits))
         fields.append((spread((found.step < 0).astype(np.int64), 0), 1))
@@ -475,7 +474,7 @@ def as_thresholds(
             f"thresholds must be at least {requantize.high - requantize.low} for layer "
             f"{operation.name!r}, not {config.thresholds}"
         )
-    return to_thresholds(requantize, -(1 << (SUM_BITS - 2)), 1 << (SUM_BITS - 2))
+    return to_thresholds(requantize, -(1 << (config.sum_bits - 2)), 1 << (config.sum_bits - 2))
 
 
 def _interleave(fields: Sequence[tuple[IntArray, int]]) -> npt.NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.accelerator import commands
-from hwgen.accelerator.config import SUM_BITS, AcceleratorConfig
+from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.accelerator.registers import MODES, OUT_LOOPS, register_widths
 
 __all__ = ["Answer", "Load", "Program", "Run", "Store", "words_of_bits"]
@@ -186,7 +186,7 @@ class Program:
                 yield command.granules, config.granule, code
             elif isinstance(command, Run) and command.has("to_host"):
                 raw = command.has("raw")
-                yield command.vectors, config.array.cols, SUM_BITS if raw else code
+                yield command.vectors, config.array.cols, config.sum_bits if raw else code
 
     @property
     def answer_beats(self) -> int:
@@ -216,11 +216,10 @@ class Program:
             each = self.beats_of(count * bits)
             block = beats[start : start + words * each].reshape(words, -1)
             start += words * each
-            if bits == SUM_BITS:
-                found = block[:, : 4 * count].copy().view("<i4").astype(np.int64)
-            else:
-                spread = np.unpackbits(block, axis=1, bitorder="little")[:, : count * bits]
-                spread = spread.reshape(words, count, bits).astype(np.int64)
-                found = (spread << np.arange(bits)).sum(axis=-1)
+            spread = np.unpackbits(block, axis=1, bitorder="little")[:, : count * bits]
+            weights = np.int64(1) << np.arange(bits)
+            if bits == self.config.sum_bits:
+                weights[-1] *= -1
+            found = spread.reshape(words, count, bits) @ weights
             parts.append(found)
         return Answer(status, cycles, parts)

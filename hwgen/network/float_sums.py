@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .graph import Conv, Operation, Pool, Tensor
-from .multiplier import quantize_multiplier
 from .pointwise import Affine, Step
 from .qonnx_quantizers import Quantizer
-from .requantize import FixedPoint, IntArray, Requantization, RoundingShift, Thresholds
+from .requantize import SUM_BITS, FixedPoint, IntArray, Requantization, RoundingShift, Thresholds
+from .rescaling import fixed_point
 from .thresholds import fold
 
 __all__ = ["FloatSums", "Window", "complement", "identity", "requantize"]
@@ -180,6 +180,7 @@ def requantize(sums: FloatSums, quantizer: Quantizer) -> Requantized | str:
     high = most if quantizer.high is None else quantizer.high
     # All tensors of 8 bits are signed: see graph.py.
     shift = 128 if low >= 0 and 127 < high <= 255 else 0
+    note = ""
     turned = sums.turned()
     if sums.windows and turned is None:
         return "max pooling between functions that fall and rise in turn"
@@ -198,6 +199,11 @@ def requantize(sums: FloatSums, quantizer: Quantizer) -> Requantized | str:
             return found
         if levels > MANY_LEVELS:
             return _too_many(levels, found)
+        note = f"{levels - 1} thresholds for each channel, because {found}"
+    if least == most:  # thresholds there shall be, if only one that decides nothing
+        least, most = (
+            (least, most + quantizer.step) if most < high else (least - quantizer.step, most)
+        )
     thresholds = fold(codes, sums.low, sums.high, least, most, quantizer.step)
     thresholds = replace(thresholds, base=thresholds.base - shift)
     after = None
@@ -206,6 +212,7 @@ def requantize(sums: FloatSums, quantizer: Quantizer) -> Requantized | str:
     return Requantized(
         *(sums.operation, thresholds, after, low - shift, high - shift),
         quantizer.zero_point - shift,
+        note=note,
         bipolar=quantizer.step == 2,
     )
 
@@ -232,9 +239,9 @@ def _multiply(
     found = real.then(quantizer.affine)
     channels = (sums.shape[2],)
     slope, offset = (np.broadcast_to(part, channels) for part in (found.slope, found.offset))
-    limits = [np.clip(np.rint(part), *bounds) for part in (found.low, found.high)]
-    low, high = (int(np.min(limit)) for limit in limits)
-    if any((limit != np.min(limit)).any() for limit in limits):
+    ends = [np.clip(np.rint(part), *bounds) for part in (found.low, found.high)]
+    low, high = (int(np.min(end)) for end in ends)
+    if any((end != np.min(end)).any() for end in ends):
         return "channels are clipped at different codes"
     operation = sums.operation
     if (slope <= 0).any():
@@ -249,26 +256,22 @@ def _multiply(
     significand, exponent = np.frexp(slope)
     powers = bool((significand == 0.5).all()) and bool((abs(exponent - 1) < 31).all())
     before = (offset - zero) / slope
-    whole = bool((before == np.rint(before)).all())
     way: Requantization
+    limits = (zero - shift, low - shift, high - shift)
     if powers and zero % 2 == 0 and quantizer.rounding in ("ROUND", "HALF_EVEN"):
-        way = RoundingShift(
-            (1 - exponent).astype(np.int64), zero - shift, low - shift, high - shift
-        )
-    elif powers and lean and whole and (exponent <= 0).all():
-        # One rounding, of ties upwards: the floor of x / 2**n is the rounding of x - 2**(n - 1).
-        half = np.ldexp(0.5, 1 - exponent)
-        before = before - half if lean < 0 else before + half - 1
-        multiplier = np.ldexp(1.0, 30 + exponent).astype(np.int64)
-        no_shift = np.zeros_like(multiplier)
-        way = FixedPoint(multiplier, no_shift, zero - shift, low - shift, high - shift)
+        way = RoundingShift((1 - exponent).astype(np.int64), *limits)
     else:
+        # Rounding to nearest, ties upwards: the floor of x is that of x - 1/2, and the ceiling that
+        # of a little less than x + 1/2.
         before = before + lean / slope
-        try:
-            multiplier, places = quantize_multiplier(slope.tolist())
-        except ValueError as error:
-            return str(error)
-        way = FixedPoint(multiplier, places, zero - shift, low - shift, high - shift)
+        if lean > 0:
+            before = np.ceil(before) - 1
+        if slope.max() >= 1 << 30:
+            return f"its factor {slope.max():g} must be below 2**30"
+        bound = np.maximum(abs(sums.low), abs(sums.high)) + abs(np.rint(before)).astype(np.int64)
+        way = FixedPoint(*fixed_point(slope, bound, high - low + 1), *limits)
+        if ((bound << np.maximum(way.shift, 0)) >= 1 << SUM_BITS - 1).any():
+            return f"sums up to {bound.max()} times {slope.max():g} do not fit {SUM_BITS} bits"
     room = 2**31 - 1 - int(max(abs(sums.low).max(), abs(sums.high).max()))
     bias = np.clip(np.rint(before), -room, room).astype(np.int64)
     biased = _add_bias(operation, bias)

@@ -67,8 +67,8 @@ class Operation:
     output : str
         Name of a tensor.
     requantize : Requantization or None
-        From sums to the output's integers; None leaves sums of up to 32 bits, which only the last
-        operation may.
+        From sums to the output's integers; None leaves them as they are: sums of up to 32 bits (48
+        with activations of more than 8) in the last operation, integers of a maximum anywhere.
     """
 
     name: str

@@ -166,6 +166,7 @@ class Builder:
             grid.zero - grid.offset,
             low - grid.offset,
             high - grid.offset,
+            grid.high - grid.low + 1,
         )
         self._tensors[name] = _tensor(name, sums.shape, grid)
         self._drafts.append(_Draft(node, operation, scaling))

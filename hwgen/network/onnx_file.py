@@ -133,6 +133,7 @@ class OnnxGraph:
     def __init__(self, model: Any, name: str) -> None:
         """Take a ``ModelProto`` without external data; see :meth:`load`."""
         self.name = name
+        _check_text(model, name)
         _check_tensors(model, name)
         _sort(model, name)
         shadow = _shadow(model)
@@ -220,7 +221,7 @@ class OnnxGraph:
         return found
 
     def _add_constant(self, name: str, tensor: Any) -> None:
-        self.types[name] = onnx.TensorProto.DataType.Name(tensor.data_type)
+        self.types[name] = _type_name(tensor.data_type, name)
         try:
             found = np.asarray(onnx.numpy_helper.to_array(tensor))
         except (ValueError, TypeError, RuntimeError, KeyError, OverflowError) as error:
@@ -242,9 +243,8 @@ class OnnxGraph:
         graph = inferred.graph
         for value in (*graph.input, *graph.value_info, *graph.output):
             dims = value.type.tensor_type.shape.dim
-            self.types.setdefault(
-                value.name, onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-            )
+            kind = _type_name(value.type.tensor_type.elem_type, value.name)
+            self.types.setdefault(value.name, kind)
             known = all(dim.HasField("dim_value") for dim in dims)
             if value.type.tensor_type.HasField("shape") and known:
                 self.shapes[value.name] = tuple(dim.dim_value for dim in dims)
@@ -322,6 +322,14 @@ def _run(proto: Any, opsets: dict[str, int], inputs: dict[str, Array]) -> Array:
     return np.asarray(found[0])
 
 
+def _type_name(number: int, tensor: str) -> str:
+    """Return ONNX's name of an element type."""
+    try:
+        return str(onnx.TensorProto.DataType.Name(number))
+    except ValueError as error:
+        raise UserError(f"tensor {tensor!r} has element type {number}, unknown to ONNX") from error
+
+
 def _tensors(model: Any) -> list[Any]:
     """Return every tensor that the graph itself holds."""
     found = list(model.graph.initializer)
@@ -330,6 +338,19 @@ def _tensors(model: Any) -> list[Any]:
             found += [attribute.t] if attribute.HasField("t") else []
             found += attribute.tensors
     return found
+
+
+def _check_text(model: Any, name: str) -> None:
+    """Refuse names that are not text; protobuf gives these as bytes."""
+    graph = model.graph
+    for node in graph.node:
+        texts = [node.name, node.op_type, node.domain, *node.input, *node.output]
+        texts += [attribute.name for attribute in node.attribute]
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"model {name!r} is corrupt: a node's names are not text")
+    named = [*graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    if not all(isinstance(found.name, str) for found in named):
+        raise UserError(f"model {name!r} is corrupt: a tensor's name is not text")
 
 
 def _check_tensors(model: Any, name: str) -> None:

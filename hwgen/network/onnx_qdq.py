@@ -19,11 +19,20 @@ import onnx
 
 from hwgen.errors import UserError
 
-from .graph import Add, Conv, Network, Pool, Rescale
-from .multiplier import quantize_multiplier
+from .graph import Network
 from .onnx_builder import Builder, Entry, Refused
 from .onnx_file import INTEGER_RANGES, Node, OnnxGraph, Unsupported, positive_scales
 from .onnx_host import host_function
+from .onnx_sums import (
+    average,
+    channels_of,
+    convolution,
+    maximum,
+    product,
+    residual,
+    transposed,
+    unrounded,
+)
 from .onnx_values import (
     Codes,
     FloatArray,
@@ -33,9 +42,7 @@ from .onnx_values import (
     Sums,
     Value,
     Weights,
-    channels_first,
 )
-from .onnx_windows import window
 from .requantize import IntArray
 
 __all__ = ["read_qdq"]
@@ -292,9 +299,11 @@ class _Reader:
                 raise Refused("it quantizes integers")
             if value.grid == grid:
                 return replace(value, real=False)
-            value = self._unrounded(value, node)
+            value = unrounded(self.builder, node, value)
+        if isinstance(value, HostOutput):
+            return replace(value, functions=(*value.functions, grid.quantize))
         if not isinstance(value, Sums):
-            raise Refused("it quantizes what the host has computed")
+            raise Refused("it quantizes weights a second time")
         return self.builder.emit(node, value, node.outputs[0], grid)
 
     def _quantize_constant(self, node: Node, kind: str) -> None:
@@ -302,7 +311,7 @@ class _Reader:
         if kind not in TYPES:
             raise Refused(f"its constant is quantized to type {kind}")
         zero = self._zero(node, 2, kind, scale)
-        shape = _along(node.get("axis", 1), scale, values.ndim, node)
+        shape = _along(node.get("axis", 1), scale, values.shape, node)
         low, high = INTEGER_RANGES[kind]
         found = np.rint(values.astype(np.float32) / scale.reshape(shape))
         zeros = np.broadcast_to(zero, scale.shape).reshape(shape)
@@ -311,8 +320,10 @@ class _Reader:
 
     def _narrowed(self, node: Node, grid: Grid) -> Grid:
         """Return a grid narrowed by the ``Clip`` that follows in QCDQ form."""
-        users = self.graph.consumers.get(node.outputs[0], [])
-        if len(users) == 1 and users[0].op == "Clip" and not users[0].domain:
+        name = node.outputs[0]
+        users = self.graph.consumers.get(name, [])
+        alone = len(users) == 1 and name not in self.graph.outputs
+        if alone and users[0].op == "Clip" and not users[0].domain:
             low, high = self._limits(users[0], grid.type)
             grid = replace(grid, low=max(grid.low, low), high=min(grid.high, high))
         if not grid.low <= grid.zero <= grid.high:
@@ -325,9 +336,9 @@ class _Reader:
         """Return the limits of a ``Clip`` of integers."""
         low, high = INTEGER_RANGES[kind]
         if node.input(1):
-            low = int(self._constant(node, 1).item())
+            low = int(self._limit(node, 1))
         if node.input(2):
-            high = int(self._constant(node, 2).item())
+            high = int(self._limit(node, 2))
         if low > high:
             raise UserError(f"limits of {node} must ascend, not {low} to {high}")
         return low, high
@@ -340,7 +351,7 @@ class _Reader:
             integers, kind = self._integers(node, 0)
             scale = self._scale(node, 1)
             zero = self._zero(node, 2, kind, scale)
-            shape = _along(node.get("axis", 1), scale, integers.ndim, node)
+            shape = _along(node.get("axis", 1), scale, integers.shape, node)
             axis = node.get("axis", 1) % max(integers.ndim, 1) if scale.ndim else 0
             zeros = np.broadcast_to(zero, scale.shape).reshape(shape)
             return Weights(integers - zeros, scale, axis)
@@ -359,12 +370,11 @@ class _Reader:
     def _conv(self, node: Node) -> Value:
         weights = self._weights(node, 1)
         bias = self._real_constant(node, 2) if node.input(2) else np.zeros(1)
-        return self._conv_sums(node, self._real(node), weights, bias)
+        return convolution(self.builder, node, self._real(node), weights, bias)
 
     def _conv_integer(self, node: Node) -> Value:
-        kind = self.graph.types.get(node.input(0), "UINT8")
-        value, weights = self._integer_operands(node, kind)
-        return self._conv_sums(node, value, weights, np.zeros(1))
+        value, weights = self._integer_operands(node)
+        return convolution(self.builder, node, value, weights, np.zeros(1))
 
     def _qlinear_conv(self, node: Node) -> Value:
         value = self._activation(node, 0, self._grid(node, 1, 2, self._zero_type(node, 2)))
@@ -373,96 +383,44 @@ class _Reader:
         bias = np.zeros(1)
         if node.input(8):
             units = value.grid.scale * weights.scale.astype(np.float64)
-            bias = self._integers(node, 8)[0] * units
-        sums = self._conv_sums(node, value, weights, bias)
+            bias = channels_of(self._integers(node, 8)[0], len(weights.integers)) * units
+        sums = convolution(self.builder, node, value, weights, bias)
         return self._emit(node, sums, 6, 7)
-
-    def _conv_sums(self, node: Node, value: Codes, weights: Weights, bias: FloatArray) -> Sums:
-        if weights.integers.ndim != 4:
-            raise Refused("only convolutions of two dimensions are supported")
-        height, width, channels = self.builder.image(value)
-        filters = weights.integers.transpose(0, 2, 3, 1)
-        out, groups = len(filters), node.get("group", 1)
-        given = node.get("kernel_shape", list(filters.shape[1:3]))
-        if groups < 1 or filters.shape[3] * groups != channels or out % groups:
-            raise UserError(
-                f"{node} must have weights for its {channels} channels in {groups} groups, not "
-                f"{list(weights.integers.shape)}"
-            )
-        if list(given) != list(filters.shape[1:3]):
-            raise UserError(f"kernel_shape of {node} must be that of its weights, not {given}")
-        found = window(node, filters.shape[1:3], (height, width))
-        operation = Conv(
-            node.name,
-            (value.tensor,),
-            "",
-            None,
-            filters,
-            np.zeros(out, np.int64),
-            found.stride,
-            found.padding,
-            found.dilation,
-            groups,
-        )
-        factor = _channels(_input_scale(value) * _per_output(weights, 0, node), out)
-        shape = (*found.out, out)
-        return Sums(operation, shape, channels_first(*shape), factor, _channels(bias, out))
 
     def _gemm(self, node: Node) -> Value:
         alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
         if node.get("transA", 0):
             raise Refused("its first operand is transposed")
-        weights = _transposed(self._weights(node, 1), node.get("transB", 0))
-        sums = self._product(node, self._real(node), weights)
+        weights = transposed(self._weights(node, 1), bool(node.get("transB", 0)))
+        sums = product(self.builder, node, self._real(node), weights)
         bias = np.zeros(1)
         if node.op == "Gemm" and node.input(2):
             bias = self._real_constant(node, 2) * beta
-        return replace(sums, factor=sums.factor * alpha, bias=_channels(bias, len(sums.factor)))
+            if bias.ndim == 2 and len(bias) > 1:
+                raise Refused("its bias differs within the batch")
+        return replace(sums, factor=sums.factor * alpha, bias=channels_of(bias, len(sums.factor)))
 
     def _matmul_integer(self, node: Node) -> Value:
-        kind = self.graph.types.get(node.input(0), "UINT8")
-        value, weights = self._integer_operands(node, kind)
-        return self._product(node, value, weights)
+        value, weights = self._integer_operands(node)
+        return product(self.builder, node, value, weights)
 
     def _qlinear_matmul(self, node: Node) -> Value:
         value = self._activation(node, 0, self._grid(node, 1, 2, self._zero_type(node, 2)))
         weights = self._qlinear_weights(node, 3, axis=-1)
-        return self._emit(node, self._product(node, value, weights), 6, 7)
+        return self._emit(node, product(self.builder, node, value, weights), 6, 7)
 
     def _qgemm(self, node: Node) -> Value:
         value = self._activation(node, 0, self._grid(node, 1, 2, self._zero_type(node, 2)))
         if node.get("transA", 0):
             raise Refused("its first operand is transposed")
-        transposed = node.get("transB", 0)
-        weights = self._qlinear_weights(node, 3, axis=0 if transposed else 1)
-        sums = self._product(node, value, _transposed(weights, transposed))
+        swap = bool(node.get("transB", 0))
+        weights = self._qlinear_weights(node, 3, axis=0 if swap else 1)
+        sums = product(self.builder, node, value, transposed(weights, swap))
         sums = replace(sums, factor=sums.factor * node.get("alpha", 1.0))
         if node.input(6):
-            bias = _channels(self._integers(node, 6)[0], len(sums.factor))
+            bias = channels_of(self._integers(node, 6)[0], len(sums.factor))
             sums = replace(sums, bias=bias * sums.factor)
         return self._emit(node, sums, 7, 8) if node.input(7) else sums
-
-    def _product(self, node: Node, value: Codes, weights: Weights) -> Sums:
-        """Return a product along the last axis; weights are (in, out)."""
-        if weights.integers.ndim != 2:
-            raise Refused("its second operand must be a constant matrix")
-        count, out = weights.integers.shape
-        if value.places.shape[-1] != count:
-            raise Refused(f"its first operand must have {count} elements along the last axis")
-        (height, width, channels), places = self.builder.vectors(value)
-        if places is None:
-            filters = weights.integers.T.reshape(out, 1, 1, channels)
-            shape = (height, width, out)
-            seen = (*value.places.shape[:-1], out)
-        else:  # a convolution whose kernel is all there is
-            flat = np.empty((out, count), np.int64)
-            flat[:, places] = weights.integers.T
-            filters = flat.reshape(out, height, width, channels)
-            shape, seen = (1, 1, out), (out,)
-        operation = Conv(node.name, (value.tensor,), "", None, filters, np.zeros(out, np.int64))
-        factor = _channels(_input_scale(value) * _per_output(weights, 1, node), out)
-        order = np.arange(int(np.prod(seen)), dtype=np.int64).reshape(seen)
-        return Sums(operation, shape, order, factor, np.zeros(out))
 
     def _weights(self, node: Node, place: int) -> Weights:
         value = self.values.get(node.input(place))
@@ -478,17 +436,18 @@ class _Reader:
         scale = self._scale(node, place + 1)
         zero = self._zero(node, place + 2, kind, scale)
         zeros = np.broadcast_to(zero, scale.shape)
-        axis %= integers.ndim
-        shape = _along(axis, scale, integers.ndim, node)
-        _check_count(scale, integers.shape[axis], node)
+        shape = _along(axis, scale, integers.shape, node)
+        axis %= max(integers.ndim, 1)
         return Weights(integers - zeros.reshape(shape), scale, axis)
 
-    def _integer_operands(self, node: Node, kind: str) -> tuple[Codes, Weights]:
+    def _integer_operands(self, node: Node) -> tuple[Codes, Weights]:
         """Return the operands of an operator of plain integers: scales are 1."""
+        kind = self.graph.types.get(node.input(0), "UINT8")
+        if kind not in TYPES:
+            raise Refused(f"its activation is of type {kind}")
         one = np.ones((), np.float32)
         zero = int(self._zero(node, 2, kind, one))
-        grid = Grid(1.0, zero, kind, *INTEGER_RANGES[kind])
-        value = self._activation(node, 0, grid)
+        value = self._activation(node, 0, Grid(1.0, zero, kind, *INTEGER_RANGES[kind]))
         integers, weight_kind = self._integers(node, 1)
         count = integers.shape[0 if node.op == "ConvInteger" else -1]
         weight_zero = self._zero(node, 3, weight_kind, np.ones(count))
@@ -505,6 +464,8 @@ class _Reader:
         if node.get("training_mode", 0) or not np.isinf([sums.low, sums.high]).all():
             raise Refused("it follows an activation, or is in training")
         gamma, beta, mean, variance = (self._real_constant(node, place) for place in range(1, 5))
+        if len({values.shape for values in (gamma, beta, mean, variance)}) > 1:
+            raise UserError(f"scale, bias, mean and variance of {node} must have one shape")
         if (variance < 0).any():
             raise UserError(f"the variance of {node} must be 0 or more, not {variance.min():g}")
         factor = gamma / np.sqrt(variance + node.get("epsilon", 1e-5))
@@ -514,8 +475,8 @@ class _Reader:
         return replace(sums, factor=sums.factor * scale, bias=sums.bias * scale + offset)
 
     def _add(self, node: Node) -> Value:
-        return self._with_constant(node) or self._residual(
-            node, [self._real(node, 0), self._real(node, 1)]
+        return self._with_constant(node) or residual(
+            self.builder, node, [self._real(node, 0), self._real(node, 1)]
         )
 
     def _mul(self, node: Node) -> Value:
@@ -540,13 +501,15 @@ class _Reader:
             raise Refused("its first operand is constant")
         if isinstance(value, HostInput):
             operand = self._real_constant(node, constant).astype(np.float32)
-            if operand.ndim and operand.ndim >= len(self.graph.shape(node.outputs[0])):
-                operand = operand.reshape(operand.shape[-len(self.graph.shape(node.outputs[0])) :])
+            shape = self.graph.shape(node.input(1 - constant))
+            per_sample = operand.ndim < len(shape) or operand.shape[0] == 1
+            if not per_sample or np.broadcast_shapes(operand.shape, shape) != shape:
+                raise Refused(f"its constant of shape {list(operand.shape)} changes shapes")
             apply = {"Add": np.add, "Mul": np.multiply, "Sub": np.subtract, "Div": np.divide}
             function = apply[node.op]
             return HostInput((*value.functions, lambda x: function(x, operand)))
         if isinstance(value, Codes) and value.real:
-            value = self._unrounded(value, node)
+            value = unrounded(self.builder, node, value)
         if not isinstance(value, Sums):
             raise Refused(f"its input {node.input(1 - constant)!r} is not quantized")
         if not np.isinf([value.low, value.high]).all():
@@ -604,7 +567,7 @@ class _Reader:
         if isinstance(value, HostInput):
             return HostInput((*value.functions, lambda x: x.clip(low, high)))
         if isinstance(value, Codes):
-            value = self._unrounded(value, node)
+            value = unrounded(self.builder, node, value)
         if not isinstance(value, Sums):
             raise Refused(f"its input {node.input(0)!r} is not quantized")
         return replace(
@@ -617,39 +580,17 @@ class _Reader:
         name = node.input(place)
         if name not in self.graph.constants:
             raise Refused(f"its limit {name!r} must be constant")
-        found = float(self.graph.constants[name].item())
-        if np.isnan(found):
-            raise UserError(f"limit {name!r} of {node} must be a number")
-        return found
-
-    def _unrounded(self, value: Codes, node: Node) -> Sums:
-        """Return an activation's own integers as sums, for what changes scale or clamps."""
-        shape = self.builder.whole(value)
-        operation = Add(node.name, (value.tensor,), "", None, (Rescale(0),))
-        factor = np.full(shape[2], _input_scale(value))
-        return Sums(operation, shape, self.builder.places(value), factor, np.zeros(shape[2]))
-
-    def _residual(self, node: Node, values: list[Codes]) -> Sums:
-        shapes = [self.builder.whole(value) for value in values]
-        places = [self.builder.places(value) for value in values]
-        if shapes[0] != shapes[1] or not np.array_equal(places[0], places[1]):
-            raise Refused("it adds tensors of different shapes or orders")
-        scales = [_input_scale(value) for value in values]
-        reach = 0
-        for value in values:
-            tensor = self.builder.tensor(value)
-            reach = max(*(reach, tensor.high - tensor.zero_point, tensor.zero_point - tensor.low))
-        rescale, unit = _rescale(scales, reach)
-        operation = Add(node.name, tuple(v.tensor for v in values), "", None, rescale)
-        channels = shapes[0][2]
-        return Sums(operation, shapes[0], places[0], np.full(channels, unit), np.zeros(channels))
+        found = self.graph.constants[name]
+        if found.size != 1 or np.isnan(found).any():
+            raise UserError(f"limit {name!r} of {node} must be one number")
+        return float(found.item())
 
     def _qlinear_add(self, node: Node) -> Value:
         kind = self._zero_type(node, 2)
         values = [
             self._activation(node, at, self._grid(node, at + 1, at + 2, kind)) for at in (0, 3)
         ]
-        return self._emit(node, self._residual(node, values), 6, 7)
+        return self._emit(node, residual(self.builder, node, values), 6, 7)
 
     def _emit(self, node: Node, sums: Sums, scale: int, zero: int) -> Codes:
         """Requantize to the grid that the node itself gives."""
@@ -663,22 +604,7 @@ class _Reader:
         if not isinstance(value, Codes):
             raise Refused(f"its input {node.input(0)!r} is not quantized")
         value = self.builder.with_grid(value, None)
-        height, width, channels = self.builder.image(value)
-        found = window(node, tuple(node.get("kernel_shape")), (height, width))
-        if found.dilation != (1, 1):
-            raise Refused("its window is dilated")
-        if node.get("storage_order", 0) or len([name for name in node.outputs if name]) > 1:
-            raise Refused("its indices are asked for")
-        if any(pad >= size for pad, size in zip(found.padding, found.kernel * 2, strict=True)):
-            raise Refused("its padding is as wide as its window")
-        zero = self.builder.tensor(value).zero_point
-        inputs, kernel = (value.tensor,), found.kernel
-        operation = Pool(
-            node.name, inputs, "", None, "max", kernel, found.stride, found.padding, -zero
-        )
-        shape = (*found.out, channels)
-        factor = np.full(channels, _input_scale(value))
-        sums = Sums(operation, shape, channels_first(*shape), factor, np.zeros(channels))
+        sums = maximum(self.builder, node, value)
         if value.real:
             return sums
         assert value.grid is not None
@@ -688,40 +614,16 @@ class _Reader:
         value = self._value(node)
         if isinstance(value, HostOutput | HostInput | Sums):
             raise Refused(f"its input {node.input(0)!r} is not quantized")
-        return self._average(node, self._real(node))
+        axes = node.get("axes")
+        if node.op == "ReduceMean" and node.input(1):
+            axes = self._constant(node, 1).ravel().tolist()
+        return average(self.builder, node, self._real(node), axes)
 
     def _qlinear_average_pool(self, node: Node) -> Value:
         if node.get("channels_last", 0):
             raise Refused("its input has the channels last")
         value = self._activation(node, 0, self._grid(node, 1, 2, self._zero_type(node, 2)))
-        return self._emit(node, self._average(node, value), 3, 4)
-
-    def _average(self, node: Node, value: Codes) -> Sums:
-        height, width, channels = self.builder.image(value)
-        kernel, padding, stride, out = (height, width), (0, 0, 0, 0), (1, 1), (1, 1)
-        if node.op == "ReduceMean":
-            axes = node.get("axes")
-            if node.input(1):
-                axes = self._constant(node, 1).tolist()
-            if axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
-                raise Refused("it averages over other axes than height and width")
-        elif "Global" not in node.op:
-            found = window(node, tuple(node.get("kernel_shape")), (height, width))
-            kernel, padding, stride, out = found.kernel, found.padding, found.stride, found.out
-            if found.dilation != (1, 1):
-                raise Refused("its window is dilated")
-            if found.grown or (any(padding) and not node.get("count_include_pad", 0)):
-                raise Refused("its windows count fewer places at the border")
-        count = kernel[0] * kernel[1]
-        bias = -count * self.builder.tensor(value).zero_point
-        inputs = (value.tensor,)
-        operation = Pool(node.name, inputs, "", None, "sum", kernel, stride, padding, bias)
-        shape = (*out, channels)
-        places = channels_first(*shape)
-        if node.op == "ReduceMean" and not node.get("keepdims", 1):
-            places = places.reshape(channels)
-        factor = np.full(channels, _input_scale(value) / count)
-        return Sums(operation, shape, places, factor, np.zeros(channels))
+        return self._emit(node, average(self.builder, node, value), 3, 4)
 
     # Views, and the host's part.
 
@@ -781,6 +683,11 @@ class _Reader:
 
     def _on_host(self, node: Node, value: Value) -> Value:
         opset = self.graph.opsets.get("", 1)
+        default = {"Softmax": 1 if opset < 13 else -1, "ArgMax": 0}
+        if node.op in default:
+            axis = node.get("axis", default[node.op])
+            if axis % max(len(self.graph.shape(node.input(0))), 1) == 0:
+                raise Refused("it works across the batch")
         function = host_function(node, opset, self.graph.shape(node.outputs[0]))
         if function is None:
             raise Refused(f"operator {node.op} is not supported on the host")
@@ -811,66 +718,14 @@ def _needed(graph: OnnxGraph) -> list[Node]:
     return found[::-1]
 
 
-def _along(axis: int, scale: Array, dimensions: int, node: Node) -> tuple[int, ...]:
-    """Return the shape in which scales lie along an axis."""
+def _along(axis: int, scale: Array, shape: tuple[int, ...], node: Node) -> tuple[int, ...]:
+    """Return the shape in which scales lie along an axis of a tensor."""
     if not scale.ndim:
         return ()
-    if not -dimensions <= axis < dimensions:
-        raise UserError(f"axis of {node} must be within {dimensions} dimensions, not {axis}")
-    shape = [1] * dimensions
-    shape[axis] = -1
-    return tuple(shape)
-
-
-def _check_count(scale: Array, count: int, node: Node) -> None:
-    if scale.ndim and scale.size != count:
-        raise UserError(f"{node} must have one scale, or {count}, not {scale.size}")
-
-
-def _per_output(weights: Weights, axis: int, node: Node) -> FloatArray:
-    """Return the scales of weights whose output channels are an axis."""
-    if weights.scale.ndim:
-        if weights.axis != axis:
-            raise Refused("its weights have a scale for each input channel")
-        _check_count(weights.scale, weights.integers.shape[axis], node)
-    return weights.scale.astype(np.float64)
-
-
-def _channels(values: Array, count: int) -> FloatArray:
-    """Return numbers for each channel."""
-    values = np.asarray(values, np.float64)
-    if values.size not in (1, count):
-        raise Refused(f"its bias must have 1 or {count} elements, not {values.size}")
-    return np.broadcast_to(values.ravel(), (count,))
-
-
-def _input_scale(value: Codes) -> float:
-    assert value.grid is not None
-    return value.grid.scale
-
-
-def _transposed(weights: Weights, transposed: int) -> Weights:
-    if not transposed or weights.integers.ndim != 2:
-        return weights
-    return Weights(weights.integers.T, weights.scale, 1 - weights.axis)
-
-
-def _rescale(scales: list[float], reach: int) -> tuple[tuple[Rescale, ...], float]:
-    """Return how to bring integers of two scales to one, and that one.
-
-    Where one scale is a power of two times the other, a shift to the left is exact. Otherwise it is
-    TFLite's way: as many bits to the left as fit, 20 for 8-bit integers, then a multiplication.
-    """
-    least = min(scales)
-    mantissas, exponents = np.frexp(np.array(scales) / least)
-    room = 30 - int(reach).bit_length()  # two of these are below 2**31
-    if (mantissas == 0.5).all() and exponents.max() - 1 <= min(room, 20):
-        return tuple(Rescale(int(exponent) - 1) for exponent in exponents), least
-    left = min(20, room)
-    twice = 2 * max(scales)
-    multipliers, shifts = quantize_multiplier([scale / twice for scale in scales])
-    rescale = tuple(
-        Rescale(left, int(multiplier), int(shift))
-        for multiplier, shift in zip(multipliers, shifts, strict=True)
-    )
-    return rescale, float(np.ldexp(twice, -left))
+    if not -len(shape) <= axis < len(shape):
+        raise UserError(f"axis of {node} must be within {len(shape)} dimensions, not {axis}")
+    if scale.size != shape[axis]:
+        raise UserError(f"{node} must have one scale, or {shape[axis]}, not {scale.size}")
+    lying = [1] * len(shape)
+    lying[axis] = -1
+    return tuple(lying)

@@ -39,16 +39,20 @@ class Affine:
 
     def then(self, after: "Affine") -> "Affine":
         """Return this function followed by another."""
-        with np.errstate(invalid="ignore"):  # 0 * inf, replaced
-            ends = np.stack(
-                np.broadcast_arrays(after.slope * self.low, after.slope * self.high)
-            ) + np.asarray(after.offset)
-        ends = np.where(np.isnan(ends), after.offset, ends)
+        zero = after.slope == 0  # then the bounds before do not matter
+        scale = np.where(zero, 1.0, after.slope)
+        ends = np.stack(
+            [
+                np.where(zero, -np.inf, scale * np.where(scale > 0, self.low, self.high)),
+                np.where(zero, np.inf, scale * np.where(scale > 0, self.high, self.low)),
+            ]
+        )
+        ends = ends + np.asarray(after.offset)
         return Affine(
             self.slope * after.slope,
             self.offset * after.slope + after.offset,
-            np.clip(ends.min(axis=0), after.low, after.high),
-            np.clip(ends.max(axis=0), after.low, after.high),
+            np.clip(ends[0], after.low, after.high),
+            np.clip(ends[1], after.low, after.high),
         )
 
 

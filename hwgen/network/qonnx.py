@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from hwgen.errors import UserError
 
@@ -75,6 +74,8 @@ HOST = frozenset(
     )
 )
 
+INPUT_TYPES = {"FLOAT": np.float32, "INT8": np.int8, "UINT8": np.uint8}
+
 #: Integers that a model takes whose input has no quantizer.
 INTEGER_INPUTS = {"UINT8": (0, 255)}
 
@@ -113,6 +114,11 @@ class _Reader:
             raise UserError(
                 f"the batch of input {name!r} must be 1 or open, not {list(graph.shape(name))}"
             )
+        kind = graph.types.get(name, "")
+        if kind not in INPUT_TYPES:
+            raise UserError(
+                f"the type of input {name!r} must be one of {', '.join(INPUT_TYPES)}, not {kind}"
+            )
         self.values[name] = Host(lambda x: x)
         for node in self._needed(output):
             self._read_node(node)
@@ -120,9 +126,7 @@ class _Reader:
         decode = self._decode(output)
         if draft.encode is None or not draft.operations:
             raise UserError(f"model {graph.name!r} must have a quantized layer")
-        kind = onnx.TensorProto.DataType.Value(graph.types.get(name, "FLOAT"))
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-        encode = Encoder(draft.encode, graph.shape(name), name, dtype)
+        encode = Encoder(draft.encode, graph.shape(name), name, np.dtype(INPUT_TYPES[kind]))
         last = draft.operations[-1].output
         network = Network(
             *(graph.name, draft.tensors, draft.operations, draft.input, last),

@@ -74,7 +74,11 @@ class Encoder:
                 f"input {self.name!r} must have the shape (batch, "
                 f"{', '.join(map(str, self.shape[1:]))}), not {batch.shape}"
             )
-        numbers = batch.astype(self.dtype)
-        if not np.isfinite(numbers).all():
+        if not len(batch) or batch.dtype.kind not in "biuf":
+            raise UserError(f"input {self.name!r} must be at least one sample of numbers")
+        if not np.isfinite(batch).all():
             raise UserError(f"values of input {self.name!r} must be finite")
+        numbers = batch.astype(self.dtype)
+        if self.dtype.kind in "iu" and (numbers != batch).any():
+            raise UserError(f"values of input {self.name!r} must be of type {self.dtype}")
         return np.stack([self.function(numbers[i : i + 1]) for i in range(len(numbers))])

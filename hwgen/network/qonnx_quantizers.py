@@ -107,18 +107,18 @@ def make_quantizer(node: Node, constants: list[Array], shape: tuple[int, ...]) -
     """
     match node.op:
         case "BipolarQuant":
-            scale = positive_scales(constants[0], f"scale of {node}")
+            scale = _scale(node, constants[0], shape)
             return Quantizer(node, _sign, (), scale, 0, -1, 1, step=2)
         case "Trunc":
             return _trunc(node, constants)
         case "MultiThreshold":
             return _multi_threshold(node, constants[0], shape)
         case _:
-            return _int_quant(node, constants)
+            return _int_quant(node, constants, shape)
 
 
-def _int_quant(node: Node, constants: list[Array]) -> Quantizer:
-    scale = positive_scales(constants[0], f"scale of {node}")
+def _int_quant(node: Node, constants: list[Array], shape: tuple[int, ...]) -> Quantizer:
+    scale = _scale(node, constants[0], shape)
     zero = _integer(constants[1], f"zero point of {node}", -(1 << MAX_BITS), 1 << MAX_BITS)
     bits = _integer(constants[2], f"bit width of {node}", 1, MAX_BITS)
     signed, narrow = bool(node.get("signed", 1)), bool(node.get("narrow", 0))
@@ -138,9 +138,7 @@ def _int_quant(node: Node, constants: list[Array]) -> Quantizer:
 
 
 def _trunc(node: Node, constants: list[Array]) -> Quantizer:
-    scale = positive_scales(constants[0], f"scale of {node}")
-    if scale.size != 1:
-        raise UserError(f"scale of {node} must be one number, not {scale.size}")
+    scale = _scale(node, constants[0], ())
     zero = _integer(constants[1], f"zero point of {node}", -(1 << MAX_BITS), 1 << MAX_BITS)
     name, rounding = _rounding(node, "FLOOR")
     bits = _integer(constants[2], f"input bit width of {node}", 1, MAX_BITS)
@@ -150,7 +148,7 @@ def _trunc(node: Node, constants: list[Array]) -> Quantizer:
         kept = _integer(constants[3], f"output bit width of {node}", 1, bits)
         shift, out_scale, out_zero = bits - kept, scale, zero
     else:
-        out_scale = positive_scales(constants[3], f"output scale of {node}")
+        out_scale = _scale(node, constants[3], ())
         shift = round(float(np.log2(out_scale.item() / scale.item())))
         if zero % (1 << max(shift, 0)):
             raise UserError(f"zero point {zero} of {node} must be a multiple of {1 << shift}")
@@ -160,7 +158,7 @@ def _trunc(node: Node, constants: list[Array]) -> Quantizer:
     divisor = np.float32(2.0**shift)
 
     def function(x: Array) -> Array:
-        found = np.rint(x / scale.reshape(()) + np.float32(zero)) / divisor
+        found = np.rint(x / scale + np.float32(zero)) / divisor
         return rounding(found if low is None else np.clip(found, low, high))
 
     affine = Affine(
@@ -171,15 +169,17 @@ def _trunc(node: Node, constants: list[Array]) -> Quantizer:
 
 def _multi_threshold(node: Node, thresholds: Array, shape: tuple[int, ...]) -> Quantizer:
     rank = len(shape)
-    layout = node.get("data_layout") or {2: "NC", 3: "NWC", 4: "NCHW"}.get(rank, "")
+    layout = str(node.get("data_layout", "")) or {2: "NC", 3: "NWC", 4: "NCHW"}.get(rank, "")
     axis = layout.index("C") if "C" in layout else 1
+    if axis >= rank:
+        raise UserError(f"data_layout of {node} must be one of {rank} dimensions, not {layout!r}")
     if thresholds.ndim != 2 or thresholds.shape[0] not in (1, shape[axis]):
         raise UserError(
             f"thresholds of {node} must have the shape (1 or {shape[axis]}, count), "
             f"not {thresholds.shape}"
         )
     count = thresholds.shape[1]
-    scale, bias = node.get("out_scale", 1.0), node.get("out_bias", 0.0)
+    scale, bias = _number(node, "out_scale", 1.0), _number(node, "out_bias", 0.0)
     positive_scales(scale, f"out_scale of {node}")
     form = [1] * rank
     form[axis] = -1
@@ -213,11 +213,11 @@ def float_quant(node: Node, x: Array, constants: list[Array]) -> tuple[Array, Ar
     UserError
         If a parameter is out of its range, or integers need more than 31 bits.
     """
-    scale = positive_scales(constants[0], f"scale of {node}")
+    scale = _scale(node, constants[0], x.shape)
     exponent = _integer(constants[1], f"exponent bit width of {node}", 1, 8)
     mantissa = _integer(constants[2], f"mantissa bit width of {node}", 0, 23)
     bias = _integer(constants[3], f"exponent bias of {node}", -126, 126)
-    limit = float(constants[4]) if constants[4].size else np.inf
+    limit = float(constants[4].flat[0]) if constants[4].size == 1 else np.nan
     if not limit > 0:
         raise UserError(f"greatest value of {node} must be above 0, not {limit:g}")
     if not node.get("saturation", 1):
@@ -243,6 +243,29 @@ def _sign(x: Array) -> Array:
 
 def _above(x: Array, threshold: Array) -> Array:
     return np.where(x >= threshold, 1, -1)
+
+
+def _scale(node: Node, scale: Array, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return a scale, which must be one number or broadcast to a shape."""
+    found = positive_scales(scale, f"scale of {node}")
+    if found.size == 1:
+        return found.reshape(())
+    try:
+        np.broadcast_to(found, shape)
+    except ValueError as error:
+        raise UserError(
+            f"scale of {node} must be one number or broadcast to {list(shape)}, not be of shape "
+            f"{list(found.shape)}"
+        ) from error
+    return found
+
+
+def _number(node: Node, name: str, default: float) -> float:
+    """Return an attribute that must be a finite number."""
+    found = node.get(name, default)
+    if not isinstance(found, int | float) or not np.isfinite(found):
+        raise UserError(f"{name} of {node} must be a finite number, not {found!r}")
+    return float(found)
 
 
 def _bounds(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:

@@ -174,7 +174,7 @@ def unchanged(value: Quantized, quantizer: Quantizer) -> bool:
         return False
     real = value.real(value.codes())
     found = quantizer.codes(real) - quantizer.zero_point
-    return bool(((found * quantizer.scale.item()).astype(np.float32) == real).all())
+    return bool(((found * float(quantizer.scale.flat[0])).astype(np.float32) == real).all())
 
 
 def by_channel(value: Summed) -> Callable[[Array], Array]:

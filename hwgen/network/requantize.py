@@ -14,8 +14,9 @@ __all__ = ["FixedPoint", "Requantization", "RoundingShift", "Thresholds", "multi
 
 IntArray = npt.NDArray[np.int64]
 
-#: Sums that are requantized lie in two's complement of this many bits.
-SUM_BITS = 32
+#: Sums that are requantized lie in two's complement of this many bits: of activations of up to 8
+#: bits, and of longer ones.
+SUM_BITS, LONG_SUM_BITS = 32, 48
 
 
 def multiply_fixed_point(
@@ -30,14 +31,16 @@ def multiply_fixed_point(
     Parameters
     ----------
     sums : int64 array
-        Within 32 bits, also after the left shift.
+        Within 48 bits, also after the left shift.
     multiplier : int64 array
         0 to 2**31 - 1.
     shift : int64 array
         -31 to 30.
     """
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
-    high = ((sums << left) * multiplier + (1 << 30)) >> 31
+    # (sum * multiplier + 2**30) >> 31 in two parts, since the product may need 79 bits
+    upper, lower = (sums << left) >> 16, (sums << left) & 0xFFFF
+    high = (upper * multiplier + ((lower * multiplier + (1 << 30)) >> 16)) >> 15
     mask = (np.int64(1) << right) - 1
     return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0))
 

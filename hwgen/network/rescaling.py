@@ -32,6 +32,8 @@ class Scaling:
         Of the sums' magnitudes; below 2**31.
     zero_point, low, high : int
         Codes.
+    levels : int
+        Number of codes that the output has without an activation that clamps it.
     """
 
     factor: FloatArray
@@ -40,6 +42,7 @@ class Scaling:
     zero_point: int
     low: int
     high: int
+    levels: int
 
     def codes(self, sums: IntArray) -> IntArray:
         """Return the code of each sum, of shape (..., channels), in double precision."""
@@ -76,7 +79,7 @@ def requantization(scaling: Scaling, shifts: bool) -> Requantization:
         shift = 1 - np.frexp(scaling.factor)[1].astype(np.int64)
         _check_left(scaling, -shift)
         return RoundingShift(shift, *limits)
-    if scaling.high - scaling.low < MOST_LEVELS:
+    if scaling.levels <= MOST_LEVELS:
         return fold(scaling.codes, -scaling.bound, scaling.bound, scaling.low, scaling.high)
     span = scaling.high - scaling.low + 1
     multiplier, shift = fixed_point(scaling.factor, scaling.bound, span)

@@ -239,7 +239,7 @@ def command(arguments):
         time.sleep(0.01)
     return 0
 signal.signal(signal.SIGINT, signal.default_int_handler)
-cli._list = command
+cli.arrays._list = command
 sys.exit(cli.main(["list"]))
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

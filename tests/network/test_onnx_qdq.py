@@ -14,8 +14,9 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from hwgen.network.graph import Add, Conv, Pool, Rescale  # noqa: E402
-from hwgen.network.onnx_file import OnnxGraph  # noqa: E402
+from hwgen.network.onnx_file import INTEGER_RANGES, OnnxGraph  # noqa: E402
 from hwgen.network.onnx_qdq import read_qdq  # noqa: E402
+from hwgen.network.onnx_values import Grid  # noqa: E402
 from hwgen.network.requantize import FixedPoint, RoundingShift, Thresholds  # noqa: E402
 
 MICROSOFT = "com.microsoft"
@@ -196,11 +197,27 @@ def test_power_of_two_scales_are_exact():
 
 def test_power_of_two_scales_dequantized_softmax_tail():
     g, y = shift_network()
-    model = g.model(g("Softmax", g.dequantize(y, 2**-4, U8(100))))
+    y = g("Softmax", g.dequantize(y, 2**-4, U8(100)))
     inputs = images((3, 9, 8), count=5)
-    found, (wanted,) = ours(read(model), inputs), runtime(model, inputs)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    for output, tolerance in ((y, 1e-6), (g.grid(y, 2**-8, U8(0)), 2**-8)):
+        model = g.model(output)
+        found, (wanted,) = ours(read(model), inputs), runtime(model, inputs)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
+
+
+def test_host_prepares_the_input():
+    g = Graph(["n", 5, 6, 3])
+    x = g("Div", g("Sub", "x", np.float32([10, 20, 30])), np.float32([2, 4, 8]))
+    x = g.grid(g("Transpose", x, perm=[0, 3, 1, 2]), 2**-4, I8(4))
+    y = g.grid(g("Conv", x, g.weights(integers(4, 3, 2, 2), 2**-7)), 2**-2, I8(3))
+    classes = g("ArgMax", g("Flatten", g("GlobalAveragePool", y)), axis=1, keepdims=0)
+    inputs = images((5, 6, 3), spread=20.0)
+    for output, kind in ((y, TensorProto.FLOAT), (classes, TensorProto.INT64)):
+        model = g.model(output, kind)
+        found, (wanted,) = ours(read(model), inputs), runtime(model, inputs)
+        assert found.dtype == wanted.dtype
+        assert (found == wanted).all()
 
 
 def test_integers_enter_and_leave():
@@ -287,7 +304,8 @@ def nearly_equal(model, inputs, most=0.002):
 def test_batch_normalization_is_folded():
     g = Graph(["n", 3, 8, 8])
     x = g.grid("x", 0.031, I8(3))
-    y = g("Conv", x, g.weights(integers(6, 3, 3, 3), np.linspace(0.003, 0.01, 6, dtype="f4")))
+    w = g.weights(integers(6, 3, 3, 3), np.linspace(0.003, 0.01, 6, dtype="f4"))
+    y = g("Conv", x, w, np.linspace(2, -3, 6, dtype="f4"))
     gamma = np.array([1.5, -0.7, 0.0, 0.3, -2.0, 1.0], np.float32)  # all signs
     rest = [np.float32(v) for v in (np.linspace(-1, 1, 6), np.linspace(0, 2, 6))]
     y = g("BatchNormalization", y, gamma, *rest, np.linspace(0.5, 2, 6, dtype="f4"))
@@ -478,6 +496,56 @@ def test_node(module, name):
     assert (found == wanted).all()
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        *[("quantizelinear", f"test_quantizelinear{kind}") for kind in ("", "_int16", "_uint16")],
+        *[("quantizelinear", f"test_quantizelinear_{kind}") for kind in ("int4", "uint4")],
+        *[
+            ("dequantizelinear", f"test_dequantizelinear{kind}")
+            for kind in ("", "_int16", "_uint16")
+        ],
+        *[("dequantizelinear", f"test_dequantizelinear_{kind}") for kind in ("int4", "uint4")],
+    ],
+)
+def test_quantizers_of_the_host(module, name):
+    case = ALL[module][name]
+    inputs, outputs = [
+        [
+            numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else np.asarray(x)
+            for x in part
+        ]
+        for part in case.data_sets[0]
+    ]
+    values, scale, zero = inputs
+    place = 0 if module == "dequantizelinear" else -1
+    proto = (case.model.graph.input if place == 0 else case.model.graph.output)[0]
+    kind = TensorProto.DataType.Name(proto.type.tensor_type.elem_type)
+    axis = next((a.i for a in case.model.graph.node[0].attribute if a.name == "axis"), 1)
+    scale, zero = np.atleast_1d(scale), np.atleast_1d(zero.astype(np.int64))
+    parts = np.moveaxis(values, axis, 0) if scale.size > 1 else [values]
+    wanted = np.moveaxis(outputs[0], axis, 0) if scale.size > 1 else [outputs[0]]
+    for s, z, part, expected in zip(scale, zero, parts, wanted, strict=True):
+        grid = Grid(float(s), int(z), kind, *INTEGER_RANGES[kind])
+        if module == "quantizelinear":
+            assert (grid.quantize(part) == expected.astype(np.int64)).all()
+        else:
+            assert (grid.dequantize(part.astype(np.int64)) == expected).all()
+
+
+def test_weights_quantized_per_axis_in_the_graph():
+    g = Graph(["n", 3, 4, 4])
+    x = g.grid("x", 2**-5, I8(4))
+    scales = (2.0 ** np.arange(-8, -2)).astype(np.float32)
+    w = images((3, 2, 2), seed=3, count=6, spread=0.5)
+    zeros = g.constant(np.arange(6).astype(I8))
+    w = g("QuantizeLinear", w, scales, zeros, axis=0)
+    w = g("DequantizeLinear", w, scales, zeros, axis=0)
+    model = g.model(g.grid(g("Conv", x, w), 2**-3, I8(0)))
+    inputs = images((3, 4, 4))
+    assert (ours(read(model), inputs) == runtime(model, inputs)[0]).all()
+
+
 def dressed(case):
     """Return a floating-point node test between quantizers: integers pass that ONNX computes."""
     model = onnx.ModelProto()
@@ -527,7 +595,16 @@ ALL = {
     module: cases(module)
     for module in (
         *("qlinearconv", "convinteger", "matmulinteger", "qlinearmatmul", "maxpool", "conv"),
-        *("gemm", "matmul", "averagepool", "globalaveragepool", "relu", "flatten"),
+        *(
+            "quantizelinear",
+            "dequantizelinear",
+            "gemm",
+            "matmul",
+            "averagepool",
+            "globalaveragepool",
+            "relu",
+            "flatten",
+        ),
     )
 }
 

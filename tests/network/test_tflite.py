@@ -33,10 +33,13 @@ OPTIONS = {
     "QUANTIZE": "QuantizeOptions",
     "DEQUANTIZE": "DequantizeOptions",
     "CONCATENATION": "ConcatenationOptions",
+    "SHAPE": "ShapeOptions",
+    "STRIDED_SLICE": "StridedSliceOptions",
+    "PACK": "PackOptions",
 }
 #: The first versions of the operators that have int8; of the others it is 2.
 VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4}
-VERSIONS |= dict.fromkeys(("RESHAPE", "SQUEEZE", "RELU_N1_TO_1"), 1)
+VERSIONS |= dict.fromkeys(("RESHAPE", "SQUEEZE", "RELU_N1_TO_1", "SHAPE", "PACK"), 1)
 SAME, VALID = 0, 1
 RELU, RELU1, RELU6, TANH = 1, 2, 3, 4
 
@@ -381,13 +384,27 @@ def test_mean(keep, scale, tmp_path):
     check(model.save(tmp_path), codes((30, 5, 7, 60)) // np.int8(2))
 
 
+@pytest.mark.parametrize(("scale", "zero"), [(0.05, -9), (0.05, 0), (0.0371, 127)])
+def test_mean_of_every_sum(scale, zero, tmp_path):
+    """Of 32 places, one sum in each channel: with one scale, every tie and its neighbours."""
+    model = Model()
+    sums = np.arange(-32 * 128, 32 * 127 + 1)
+    source = model.tensor((1, 4, 8, len(sums)), 0.05, zero)
+    axes = model.constant([-2, 1], dtype=np.int32)
+    model.run("MEAN", [source, axes], (1, len(sums)), scale, zero)
+    places = (sums + np.arange(32)[:, None]) // 32
+    assert (places.sum(axis=0) == sums).all()
+    check(model.save(tmp_path), places.reshape(1, 4, 8, -1).astype(np.int8))
+
+
 @pytest.mark.parametrize("kind", ["QUANTIZE", "RELU", "RELU6", "RELU_N1_TO_1"])
-@pytest.mark.parametrize("scale", [0.05, 0.0333, 0.008])
-def test_change_of_scale(kind, scale, tmp_path):
+@pytest.mark.parametrize(("before", "after"), [(0.04, 0.05), (0.04, 0.0333), (0.35, 0.1)])
+def test_change_of_scale(kind, before, after, tmp_path):
+    """The last ratio is 3.5 in single precision, a little less in double: ties differ."""
     model = Model()
     source = model.tensor((1, 8, 8, 4), 0.05, 3)
-    middle = conv(model, source, (1, 8, 8, 4), 4, 0.04, -20)
-    changed = model.run(kind, [middle], (1, 8, 8, 4), scale, 14)
+    middle = conv(model, source, (1, 8, 8, 4), 4, before, -20)
+    changed = model.run(kind, [middle], (1, 8, 8, 4), after, 14)
     conv(model, changed, (1, 8, 8, 4), 4, 0.1)
     check(model.save(tmp_path), codes((10, 8, 8, 4)))
 
@@ -402,6 +419,23 @@ def test_squeeze_and_reshape_to_the_same_image(tmp_path):
     model.run("RESHAPE", [last], (1, 16), 0.1)
     network = check(model.save(tmp_path), codes((4, 1, 8, 4)))
     assert [operation.name for operation in network.operations] == ["conv_2d_0", "conv_2d_3"]
+
+
+def test_a_shape_that_is_computed(tmp_path):
+    """Keras flattens so, where the batch is open."""
+    model = Model()
+    source = model.tensor((1, 4, 5, 6), 0.05, 3)
+    middle = conv(model, source, (1, 4, 5, 6), 6, 0.04, -20)
+    numbers = [model.constant([n], dtype=np.int32) for n in (0, 1, 1)]
+    depth = model.tensor((), dtype=np.int32, data=[120])
+    shape = model.run("SHAPE", [middle], (4,), dtype=np.int32, outType=2)
+    batch = model.run("STRIDED_SLICE", [shape, *numbers], (), dtype=np.int32, shrinkAxisMask=1)
+    pair = model.run("PACK", [batch, depth], (2,), dtype=np.int32, valuesCount=2)
+    flat = model.run("RESHAPE", [middle, pair], (1, 120), 0.04, -20)
+    weights = model.constant(codes((3, 120)) // 2, 0.01)
+    model.run("FULLY_CONNECTED", [flat, weights], (1, 3), 0.15)
+    network = check(model.save(tmp_path), codes((5, 4, 5, 6)))
+    assert len(network.operations) == 2
 
 
 def test_float_input_and_output(tmp_path):
@@ -456,7 +490,9 @@ def test_softmax(scale, beta, classes, tmp_path):
     interpreter = reference(model.save(tmp_path))
     rng = np.random.default_rng(0)
     rows = (
-        rng.normal(0, rng.uniform(30 if classes > 500 else 1, 90, (600, 1)), (600, classes)).clip(-128, 127).astype(np.int8)
+        rng.normal(0, rng.uniform(30 if classes > 500 else 1, 90, (600, 1)), (600, classes))
+        .clip(-128, 127)
+        .astype(np.int8)
     )
     interpreter.set_tensor(0, rows[None])
     interpreter.invoke()
@@ -464,6 +500,17 @@ def test_softmax(scale, beta, classes, tmp_path):
     np.testing.assert_array_equal(
         interpreter.get_tensor(1)[0], softmax(rows.astype(np.int64), scale, beta)
     )
+
+
+def test_pad_before_a_maximum_must_be_the_least_code(tmp_path):
+    model = Model()
+    source = model.tensor((1, 6, 7, 3), 0.05, 9)
+    amounts = model.constant([[0, 0], [1, 1], [1, 1], [0, 0]], dtype=np.int32)
+    padded = model.run("PAD", [source, amounts], (1, 8, 9, 3), 0.05, 9)
+    window = {"filterHeight": 2, "filterWidth": 2, "strideH": 1, "strideW": 1, "padding": VALID}
+    model.run("MAX_POOL_2D", [padded], (1, 7, 8, 3), 0.05, 9, **window)
+    with pytest.raises(UserError, match="a PAD before a maximum needs a zero point of -128"):
+        read_tflite(model.save(tmp_path))
 
 
 def test_names_that_are_empty_or_not_unique(tmp_path):
@@ -630,7 +677,7 @@ def test_fixed_point_and_thresholds_serve_fully_connected_layers(tmp_path):
         model = Model()
         source = model.tensor((1, 500), 0.02, 0)
         weights = model.constant(codes((20, 500), step), np.pi / 3000)
-        model.run("FULLY_CONNECTED", [source, weights], (1, 20), 0.03 + 0.011 * step, 7)
+        model.run("FULLY_CONNECTED", [source, weights], (1, 20), 0.0061 + 0.0053 * step, 7)
         network = check(model.save(tmp_path), codes((20, 500), step))
         layer = network.operations[0]
         assert isinstance(layer, Conv)

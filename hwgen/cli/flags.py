@@ -1,0 +1,93 @@
+"""Flags that several commands share, and what they make."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwgen.errors import UserError
+
+if TYPE_CHECKING:
+    from hwgen.config import ArrayConfig
+
+__all__ = ["CONFIGURATION", "Add", "add_configuration", "configuration_of", "integer", "options_of"]
+
+#: Adds a command: its name, what runs it, and one sentence.
+Add = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+#: Flags of a configuration, as in TOML files and in ArrayConfig: kind, metavar, help.
+CONFIGURATION: dict[str, tuple[str, str, str]] = {
+    "pe": ("text", "NAME", "processing element, see `hwgen list`"),
+    "rows": ("integer", "R", "rows of PEs, 1 to 1024"),
+    "cols": ("integer", "C", "columns of PEs, 1 to 1024"),
+    "dataflow": ("text", "ws|os", "weight-stationary (default) or output-stationary"),
+    "lanes": ("integer", "L", "products per PE and cycle, 1 to 256 (default: the PE's)"),
+    "pipeline": ("integer", "P", "registers inside a PE, 0 to 3 (default: the PE's)"),
+    "accumulator_bits": ("integer", "B", "width of the sums (default: the least that is exact)"),
+    "overflow": ("text", "error|wrap|saturate", "meaning of a narrower one (default: error)"),
+    "max_k": ("integer", "K", "longest output-stationary reduction of one pass (default: 4608)"),
+    "name": ("text", "NAME", "name of the module and the files (default: the PE's)"),
+}
+
+
+def integer(text: str) -> int:
+    """Return the integer that a flag gives, in any of Python's notations."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, not {text!r}") from None
+
+
+def add_configuration(command: argparse.ArgumentParser) -> None:
+    """Add the flags of an array's configuration."""
+    group = command.add_argument_group("configuration")
+    for name, (kind, metavar, text) in CONFIGURATION.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=integer if kind == "integer" else str,
+            metavar=metavar,
+            help=text,
+        )
+    group.add_argument(
+        "--pe-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a further field of the PE, e.g. weight_bits=4 or multiplier=logic; repeatable",
+    )
+    group.add_argument("--config", metavar="FILE.toml", help="the same names in a file; flags win")
+
+
+def configuration_of(arguments: argparse.Namespace) -> "ArrayConfig":
+    """Return the array that the flags describe."""
+    from hwgen.config import ArrayConfig
+
+    try:
+        return ArrayConfig.from_options(options_of(arguments))
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a configuration, of its file and its flags."""
+    from hwgen.config import ArrayConfig
+
+    options = ArrayConfig.read_options(Path(arguments.config)) if arguments.config else {}
+    for name in CONFIGURATION:
+        if (value := getattr(arguments, name)) is not None:
+            options[name] = value
+    if arguments.pe_option:
+        given = dict(_pe_option(text) for text in arguments.pe_option)
+        options["pe_options"] = {**options.get("pe_options", {}), **given}
+    return options
+
+
+def _pe_option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ValueError(f"--pe-option must be NAME=VALUE, not {text!r}")
+    words = {"true": True, "false": False}
+    try:
+        return name, words[value] if value in words else int(value, 0)
+    except ValueError:
+        return name, value

@@ -1,0 +1,134 @@
+"""The cycle model: how long a program takes, to the cycle.
+
+It holds for a host that offers every beat at once and takes every beat at once; the accelerator
+then never waits for anything that this model does not know. Time is counted as the closing beat
+counts it: the cycle in which the program's first beat is taken is 1.
+
+Every number below is a property of the RTL (registers on a way) and is checked against simulation
+over random layers and configurations (``tests/accelerator/test_cycles.py``).
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwgen.accelerator.postprocess import REQUANTIZERS
+from hwgen.accelerator.registers import SUMMED_LOOPS
+
+from .program import Load, Program, Run, Store
+
+__all__ = ["Span", "cycles_of", "run_cycles", "spans"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a command was taken and when it had ended: cycles of the program."""
+
+    start: int
+    end: int
+
+
+def run_cycles(program: Program, run: Run) -> int:
+    """Return the cycles from the acceptance of a RUN to the end of its last result."""
+    config = program.config
+    array = config.array
+    pixels = run.extent(0) * run.extent(1)
+    summed = int(np.prod([run.extent(loop) for loop in SUMMED_LOOPS]))
+    blocks = run.extent(5)
+    raw, to_host = run.has("raw"), run.has("to_host")
+    # From the start to the first operand of the first pass, and from pass to pass.
+    if run.has("direct"):
+        ready, apart = 0, pixels
+        way = 3 if config.requantize == "multiplier" else 1
+    else:
+        ready, apart = array.rows, max(pixels, array.rows)
+        way = array.rows + array.cols + array.pe.pipeline
+    post = 2 if raw else 2 + REQUANTIZERS[config.requantize].latency
+    first = 2 + ready + way + 1 + post
+    if not to_host:
+        return first + (blocks * summed - 1) * apart + pixels
+    bits = array.cols * (config.sum_bits if raw else array.pe.activation.bits)
+    beats = program.beats_of(bits)
+    start = first + (summed - 1) * apart
+    if beats == 1:
+        return start + (blocks * summed - summed) * apart + pixels + 1
+    return _serialized(start, pixels, blocks, summed, apart, post, beats) + 1
+
+
+def _serialized(
+    start: int, pixels: int, blocks: int, summed: int, apart: int, post: int, beats: int
+) -> int:
+    """Return when the last beat of a run to the host is sent, if a vector takes several.
+
+    A vector that waits for the serializer stops the post-processing as a whole, and with it the
+    array as soon as a beat of it comes while a vector waits before the post-processing.
+
+    Parameters
+    ----------
+    start : int
+        When the first vector is at the serializer.
+    pixels, blocks, summed, apart : int
+        Beats of a pass, blocks of output channels, passes of each, cycles from pass to pass.
+    post, beats : int
+        Latency of the post-processing, beats of a vector.
+    """
+    taken = start - post - 1  # when the accumulation took the last sum of the vector
+    free = 0  # when the serializer is free
+    stops: deque[tuple[int, int]] = deque(maxlen=post + 1)  # the post-processing stood still
+    sent = start
+    for j in range(blocks * pixels):
+        enter = taken + 1
+        for begin, end in stops:
+            if begin <= enter < end:
+                enter = end
+        leave = enter + post
+        for begin, end in stops:
+            if enter < begin < leave:
+                leave += end - begin
+        sent = max(leave, free)
+        if sent > leave:
+            stops.append((leave, sent))
+        free = sent + beats
+        if (j + 1) % pixels:
+            taken = max(taken + 1, enter)
+        else:  # the next beat is the first of the next block
+            taken = max(taken + apart - pixels + 1, enter) + (summed - 1) * apart
+    return sent + beats
+
+
+def spans(program: Program) -> Iterator[Span]:
+    """Return when each command was taken and had ended, and last the closing beat."""
+    config = program.config
+    words = {
+        "activation": program.beats_of(config.granule_bits),
+        "weight": program.beats_of(config.weight_bits),
+        "parameter": program.beats_of(config.parameter_bits),
+    }
+    now, idle = 0, 0  # the last beat taken; the last cycle of the run before
+    for command, sets in program.sets_before_runs():
+        now += len(sets)
+        if isinstance(command, Run):
+            now = max(now, idle) + 1
+            idle = now + run_cycles(program, command)
+            yield Span(now, idle)
+        elif isinstance(command, Store):
+            now = max(now, idle) + 1
+            each = program.beats_of(config.granule_bits)
+            idle = now + 3 + each + (command.granules - 1) * max(2, each)
+            yield Span(now, idle)
+        else:
+            assert isinstance(command, Load)
+            if command.wait or command.buffer == "activation":
+                now = max(now, idle)
+            start = now + 1
+            now = start + len(command.data) * words[command.buffer]
+            yield Span(start, now)
+    end = max(now, idle) + 1
+    yield Span(end, end)
+
+
+def cycles_of(program: Program) -> int:
+    """Return the cycles that the closing beat reports."""
+    return list(spans(program))[-1].end
