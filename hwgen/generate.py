@@ -9,28 +9,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from .accelerator.accelerator import Accelerator
+from .accelerator.config import AcceleratorConfig
+from .accelerator.registers import register_widths
 from .array import SystolicArray
 from .config import ArrayConfig
 from .errors import UserError
 from .verilog import emit_verilog, tool_versions
 
-__all__ = ["GeneratedArray", "check_output", "generate", "save_array", "write_files"]
+__all__ = [
+    "Generated",
+    "check_output",
+    "generate",
+    "generate_accelerator",
+    "save_array",
+    "write_files",
+]
 
+Config = TypeVar("Config", ArrayConfig, AcceleratorConfig)
 _DATAFLOW_WORDS = {"ws": "weight-stationary", "os": "output-stationary"}
 
 
 @dataclass(frozen=True)
-class GeneratedArray:
-    """An emitted array.
+class Generated(Generic[Config]):
+    """An emitted array or accelerator.
 
     Attributes
     ----------
-    config : ArrayConfig
+    config : ArrayConfig or AcceleratorConfig
         What was asked for.
     verilog : str
         The text; the same to the byte for the same configuration and tool versions.
@@ -38,7 +49,7 @@ class GeneratedArray:
         Plain data about it: configuration, ports, streams, latency, versions, hashes.
     """
 
-    config: ArrayConfig
+    config: Config
     verilog: str
     sidecar: dict[str, Any]
 
@@ -57,7 +68,7 @@ class GeneratedArray:
         return write_files(Path(directory), self.files, force=force)
 
 
-def generate(config: ArrayConfig) -> GeneratedArray:
+def generate(config: ArrayConfig) -> Generated[ArrayConfig]:
     """Emit the array of a configuration."""
     array = SystolicArray(config)
     text = emit_verilog(array)
@@ -82,14 +93,48 @@ def generate(config: ArrayConfig) -> GeneratedArray:
         "ports": array.ports(),
         "streams": array.layout(),
     }
-    return GeneratedArray(config, verilog, sidecar)
+    return Generated(config, verilog, sidecar)
+
+
+def generate_accelerator(config: AcceleratorConfig) -> Generated[AcceleratorConfig]:
+    """Emit the accelerator of a configuration."""
+    accelerator = Accelerator(config)
+    array = config.array
+    text = emit_verilog(accelerator)
+    versions = tool_versions()
+    header = [
+        f"{config.name}: accelerator around {array.rows} rows x {array.cols} cols, "
+        f"{_DATAFLOW_WORDS[array.dataflow]}, requantization by {config.requantize}",
+        f"PE: {array.pe!r}",
+        "made by " + ", ".join(f"{tool} {number}" for tool, number in versions.items()),
+        f"configuration sha256 {config.digest}",
+        f"text below this header sha256 {hashlib.sha256(text.encode()).hexdigest()}",
+    ]
+    verilog = "".join(f"// {line}\n" for line in header) + text
+    sidecar = {
+        "name": config.name,
+        "configuration": config.as_dict(),
+        "configuration_sha256": config.digest,
+        "verilog_sha256": hashlib.sha256(verilog.encode()).hexdigest(),
+        "versions": versions,
+        "macs_per_cycle": array.macs_per_cycle,
+        "ports": accelerator.ports(),
+        "buffers": {
+            name: {"words": words, "bits": bits} for name, (bits, words) in config.buffers.items()
+        },
+        "registers": [
+            {"number": i, "name": name, "bits": bits}
+            for i, (name, bits) in enumerate(register_widths(config).items())
+        ],
+    }
+    return Generated(config, verilog, sidecar)
 
 
 def _fusesoc_core(name: str) -> str:
     """Return a FuseSoC core description (CAPI2) of one Verilog file."""
     return f"""CAPI=2:
 name: "hwgen:arrays:{name}:{version("hwgen")}"
-description: "Systolic array {name}, made by hwgen; {name}.json describes it"
+description: "{name}, made by hwgen; {name}.json describes it"
 
 filesets:
   rtl:

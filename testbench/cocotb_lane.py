@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from cocotb_tools import runner as cocotb_runner
 
+from hwgen.config import ArrayConfig
 from hwgen.errors import UserError
-from hwgen.generate import GeneratedArray
+from hwgen.generate import Generated
 from hwgen.tiling import Beats, Tiling
 from pe_library.checks import check_choice
 
@@ -392,7 +393,7 @@ class Streamed:
 
 
 def stream_gemm(
-    generated: GeneratedArray,
+    generated: Generated[ArrayConfig],
     activations: Beats,
     weights: Beats,
     sum_beats: int,
@@ -409,7 +410,7 @@ def stream_gemm(
 
     Parameters
     ----------
-    generated : GeneratedArray
+    generated : Generated[ArrayConfig]
         The array.
     activations, weights : Beats
         What the inputs carry.
@@ -449,7 +450,7 @@ def stream_gemm(
 
 
 def check_array(
-    generated: GeneratedArray,
+    generated: Generated[ArrayConfig],
     *,
     simulator: str = "verilator",
     seed: int = 1,
@@ -510,7 +511,7 @@ def _joined(parts: Sequence[Beats]) -> Beats:
 
 
 def _run_array_bench(
-    generated: GeneratedArray,
+    generated: Generated[ArrayConfig],
     activations: Beats,
     weights: Beats,
     sum_beats: int,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.config import ArrayConfig
-from hwgen.generate import GeneratedArray, generate
+from hwgen.generate import Generated, generate
 from hwgen.tiling import Tiling, pack_codes
 from hwgen.verilog import emit_verilog
 from pe_library import Accumulator, NumberFormat, ProcessingElement
@@ -192,7 +192,7 @@ def check_array(
     accept: float = 1.0,
     burst: int = 1,
     seed: int = 1,
-    generated: GeneratedArray | None = None,
+    generated: Generated[ArrayConfig] | None = None,
 ) -> int:
     """Check a random GEMM on an array; the traffic's parameters are those of ``simulate``."""
     a, w = random_operands(config, m, k, n, seed)

@@ -63,7 +63,9 @@ def run_operation(operation: Operation, inputs: list[IntArray], tensors: list[Te
     bits = SUM_BITS if max(t.high - t.low for t in tensors) < 1 << 8 else LONG_SUM_BITS
     limit = 1 << (bits - 1)
     if sums.size and not -limit <= sums.min() <= sums.max() < limit:
-        raise ValueError(f"sums of {operation.name!r} must fit {bits} bits")
+        raise ValueError(
+            f"sums of {operation.name!r} must fit {bits} bits, not {sums.min()} to {sums.max()}"
+        )
     return sums if operation.requantize is None else operation.requantize.apply(sums)
 
 

@@ -1,5 +1,6 @@
 """Networks on a simulated accelerator, layer by layer against the golden model."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.accelerator.accelerator import Accelerator
+from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.compiler.compile import Compiled
 from hwgen.compiler.cycles import cycles_of
 from hwgen.verilog import emit_verilog
@@ -44,6 +46,11 @@ class NetworkRun:
     predicted: list[int] = field(default_factory=list)
     mismatches: dict[str, int] = field(default_factory=dict)
     compared: int = 0
+
+
+@functools.lru_cache(maxsize=4)
+def _verilog(config: AcceleratorConfig) -> str:
+    return emit_verilog(Accelerator(config))
 
 
 def simulate_network(
@@ -87,8 +94,7 @@ def simulate_network(
     name = compiled.config.name
     golden = run_network(network, inputs) if check else {}
     result = NetworkRun(np.zeros((len(inputs), *network.tensors[network.output].shape), np.int64))
-    verilog = emit_verilog(Accelerator(compiled.config))
-    with CompiledModel(verilog, name, waves=waves) as model:
+    with CompiledModel(_verilog(compiled.config), name, waves=waves) as model:
         for i, sample in enumerate(inputs):
             program = compiled.program(sample, every_layer=check)
             predicted = cycles_of(program)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from hwgen.config import ArrayConfig
 from hwgen.errors import UserError
-from hwgen.generate import GeneratedArray, generate
+from hwgen.generate import Generated, generate
 from hwgen.tiling import Pass, Tiling
 
 from .compiled import CompiledModel, ProtocolError, Sums
@@ -255,7 +255,7 @@ def simulate(
     activations: npt.NDArray[Any],
     weights: npt.NDArray[Any],
     *,
-    generated: GeneratedArray | None = None,
+    generated: Generated[ArrayConfig] | None = None,
     simulator: Literal["verilator", "icarus"] = "verilator",
     offer: tuple[float, float] = (1.0, 1.0),
     accept: float = 1.0,
@@ -272,7 +272,7 @@ def simulate(
         The array.
     activations, weights : integer arrays of shape (M, K) and (K, N)
         Values on the formats' grids.
-    generated : GeneratedArray, optional
+    generated : Generated[ArrayConfig], optional
         What :func:`hwgen.generate.generate` made of ``config`` (or an edited version of it).
     simulator : str
         ``"verilator"``: the compiled lane. ``"icarus"``: the cocotb lane on Icarus, four-state and

@@ -109,10 +109,9 @@ class Accelerator(SharedComponent):
             self.o.payload.last.eq(~results.o.valid),
         ]
 
-        for part in (act_streamer, weight_streamer, accumulate, postprocess, results):
-            m.d.comb += part.start.eq(sequencer.start)
-        for part in (act_streamer, weight_streamer, direct, accumulate, postprocess, results):
-            m.d.comb += part.registers.eq(sequencer.registers)
+        started = (act_streamer, weight_streamer, accumulate, postprocess, results)
+        m.d.comb += [part.start.eq(sequencer.start) for part in started]
+        m.d.comb += [part.registers.eq(sequencer.registers) for part in (*started, direct)]
         past = sequencer.registers.mode[MODES["direct"]]
         m.d.comb += weight_streamer.start.eq(sequencer.start & ~past)
 

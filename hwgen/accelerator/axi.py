@@ -62,7 +62,7 @@ REGISTERS = (
     Register("configuration_0", 0x08, "read", "First 32 bits of the configuration's SHA-256."),
     Register("configuration_1", 0x0C, "read", "The 32 bits behind them."),
     Register("status", 0x10, "read", "Status of the last program that ended; 0 is success."),
-    Register("idle", 0x14, "read", "Bit 0: no program is going on."),
+    Register("idle", 0x14, "read", "Bit 0: no program is going on; its answer is on its way."),
     Register(
         "cycles_0",
         0x18,
@@ -98,7 +98,8 @@ class AxiAccelerator(SharedComponent):
     The streams carry what those of the :class:`Accelerator` do, a register in each direction: no
     output depends on an input of the same cycle. Every program gets one answer, even if a soft
     reset ends it; the next program is taken when the answer of the one before is on its way. All
-    answers of the AXI4-Lite come 1 cycle after what they answer; one write and one read at a time.
+    answers of the AXI4-Lite come within 2 cycles of what they answer; one read at a time. ``rst``
+    must be held for a cycle after power-up.
 
     Parameters
     ----------

@@ -166,6 +166,16 @@ class AcceleratorConfig:
         """Words in the parameter buffer."""
         return -(-8 * self.parameter_buffer // self.parameter_bits)
 
+    @property
+    def buffers(self) -> dict[str, tuple[int, int]]:
+        """Width of a word in bits and number of words, of each buffer."""
+        return {
+            "activation": (self.granule_bits, self.activation_words),
+            "weight": (self.weight_bits, self.weight_words),
+            "parameter": (self.parameter_bits, self.parameter_words),
+            "accumulator": (self.array.cols * self.sum_bits, self.accumulator_words),
+        }
+
     # ---- plain data --------------------------------------------------------------------------
 
     @classmethod

@@ -126,8 +126,8 @@ class Shift(Requantizer):
 class Threshold(Requantizer):
     """Count the thresholds that the sum reaches, upwards or downwards from a base.
 
-    Parameters of a channel: the thresholds (``sum_bits`` each), ``base`` (a code), ``falling`` (1 bit).
-    The arithmetic is that of ``hwgen.network.requantize.Thresholds`` on codes.
+    Parameters of a channel: the thresholds (``sum_bits`` each), ``base`` (a code), ``falling`` (1
+    bit). The arithmetic is that of ``hwgen.network.requantize.Thresholds`` on codes.
     """
 
     latency = 2

@@ -18,6 +18,7 @@ class Sequencer(SharedComponent):
 
     A SET and a RUN take a cycle, a LOAD one and its beats; RUN, STORE and LOAD of activations wait
     until the run before has ended, so that loads of weights and parameters overlap with it.
+    Registers that a program does not SET are 0.
 
     Members
     -------
@@ -37,11 +38,6 @@ class Sequencer(SharedComponent):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.words = {
-            "activation": (config.granule_bits, config.activation_words),
-            "weight": (config.weight_bits, config.weight_words),
-            "parameter": (config.parameter_bits, config.parameter_words),
-        }
         beat = stream.Signature(data.StructLayout({"data": config.stream_bits, "last": 1}))
         widest = max(self.beats_of(name) for name in BUFFERS) * config.stream_bits
         super().__init__(
@@ -65,7 +61,7 @@ class Sequencer(SharedComponent):
 
     def beats_of(self, buffer: str) -> int:
         """Return the beats of one word of a buffer."""
-        return -(-self.words[buffer][0] // self.config.stream_bits)
+        return -(-self.config.buffers[buffer][0] // self.config.stream_bits)
 
     @property
     def definition(self) -> str:
@@ -102,7 +98,7 @@ class Sequencer(SharedComponent):
             m.d.sync += cycles.eq(cycles + 1)
 
         def fits(name: str) -> Value:
-            return address + count < self.words[name][1]
+            return address + count < self.config.buffers[name][1]
 
         error = Signal(8)
         without_data = Mux(self.i.payload.last, Status.TRUNCATED, Status.OK)
@@ -123,7 +119,7 @@ class Sequencer(SharedComponent):
                             with m.Switch(number):
                                 for i, name in enumerate(widths):
                                     with m.Case(i):
-                                        m.d.sync += staged[name].eq(value)
+                                        m.d.sync += staged[name].eq(value)  # type: ignore[index]
                             m.d.sync += check.eq(check.rotate_left(1) ^ value ^ (number << 24))
                         with m.Case(Opcode.LOAD):
                             m.d.comb += error.eq(Status.ILLEGAL_COMMAND)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from hwgen.errors import UserError
 
-from .flags import Add, add_configuration, configuration_of, integer
+from .flags import ACCELERATOR, Add, accelerator_of, add_configuration, configuration_of, integer
 
 if TYPE_CHECKING:
     from hwgen.config import ArrayConfig
-    from hwgen.generate import GeneratedArray
+    from hwgen.generate import Generated
 
 __all__ = ["add_commands"]
 
@@ -24,7 +24,9 @@ def add_commands(add: Add) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
 
     command = add("generate", _generate, "Write Verilog, a JSON sidecar and a FuseSoC core.")
-    add_configuration(command)
+    add_configuration(command, accelerator=True)
+    command.add_argument("--accelerator", action="store_true",
+                         help="the whole accelerator: array, buffers, sequencer")  # fmt: skip
     command.add_argument("--output", metavar="DIR", required=True, help="folder to write to")
     command.add_argument("--force", action="store_true", help="replace files that exist")
 
@@ -99,9 +101,14 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    config = configuration_of(arguments)
     from hwgen.generate import check_output, generate
 
+    if arguments.accelerator:
+        return _generate_accelerator(arguments)
+    for name in ACCELERATOR:
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} must go with --accelerator")
+    config = configuration_of(arguments)
     if not arguments.output:
         raise UserError("--output must name a folder, not ''")
     directory = Path(arguments.output)
@@ -113,6 +120,27 @@ def _generate(arguments: argparse.Namespace) -> int:
     print(
         f"{config.rows}×{config.cols} {config.dataflow}, {config.accumulator.bits}-bit sums, "
         f"latency {generated.sidecar['latency_cycles']} cycles, "
+        f"{generated.verilog.count(chr(10) + 'endmodule')} modules"
+    )
+    return 0
+
+
+def _generate_accelerator(arguments: argparse.Namespace) -> int:
+    from hwgen.generate import check_output, generate_accelerator
+
+    config = accelerator_of(arguments)
+    if not arguments.output:
+        raise UserError("--output must name a folder, not ''")
+    directory = Path(arguments.output)
+    check_output(directory, [f"{config.name}.{end}" for end in ("v", "json", "core")],
+                 force=arguments.force)  # fmt: skip
+    generated = generate_accelerator(config)
+    for path in generated.write(directory, force=arguments.force):
+        print(f"{path} ({path.stat().st_size:,} bytes)")
+    array = config.array
+    print(
+        f"{array.rows}×{array.cols} {array.dataflow}, {array.macs_per_cycle} MACs a cycle, "
+        f"requantization by {config.requantize}, "
         f"{generated.verilog.count(chr(10) + 'endmodule')} modules"
     )
     return 0
@@ -199,7 +227,7 @@ def _load(config: "ArrayConfig", name: str, path: str) -> Any:
     return np.asarray(mapped)
 
 
-def _read_verilog(path: Path, generated: "GeneratedArray") -> str:
+def _read_verilog(path: Path, generated: "Generated[ArrayConfig]") -> str:
     """Read an edited Verilog file; its ports must still be those of the array."""
     from testbench.compiled import module_ports
 

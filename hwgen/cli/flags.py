@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from hwgen.errors import UserError
 
 if TYPE_CHECKING:
+    from hwgen.accelerator.config import AcceleratorConfig
     from hwgen.config import ArrayConfig
 
-__all__ = ["CONFIGURATION", "Add", "add_configuration", "configuration_of", "integer", "options_of"]
+__all__ = ["ACCELERATOR", "CONFIGURATION", "Add", "accelerator_of", "add_configuration",
+           "configuration_of", "integer", "options_of"]  # fmt: skip
 
 #: Adds a command: its name, what runs it, and one sentence.
 Add = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
@@ -28,6 +30,16 @@ CONFIGURATION: dict[str, tuple[str, str, str]] = {
     "max_k": ("integer", "K", "longest output-stationary reduction of one pass (default: 4608)"),
     "name": ("text", "NAME", "name of the module and the files (default: the PE's)"),
 }
+#: Further flags of an accelerator, as in AcceleratorConfig.
+ACCELERATOR: dict[str, tuple[str, str, str]] = {
+    "activation_buffer": ("integer", "BYTES", "for activations (default: 65536)"),
+    "weight_buffer": ("integer", "BYTES", "for weights (default: 65536)"),
+    "accumulator_buffer": ("integer", "BYTES", "for sums over passes (default: 65536)"),
+    "parameter_buffer": ("integer", "BYTES", "for bias and requantization (default: 16384)"),
+    "requantize": ("text", "multiplier|shift|threshold", "how sums become codes (multiplier)"),
+    "thresholds": ("integer", "T", "of each channel, 1 to 255, with --requantize threshold"),
+    "stream_bits": ("integer", "64|128|256|512", "width of the streams outside (64)"),
+}
 
 
 def integer(text: str) -> int:
@@ -38,10 +50,11 @@ def integer(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be an integer, not {text!r}") from None
 
 
-def add_configuration(command: argparse.ArgumentParser) -> None:
-    """Add the flags of an array's configuration."""
+def add_configuration(command: argparse.ArgumentParser, *, accelerator: bool = False) -> None:
+    """Add the flags of an array's configuration, or of an accelerator's."""
     group = command.add_argument_group("configuration")
-    for name, (kind, metavar, text) in CONFIGURATION.items():
+    flags = CONFIGURATION | ACCELERATOR if accelerator else CONFIGURATION
+    for name, (kind, metavar, text) in flags.items():
         group.add_argument(
             f"--{name.replace('_', '-')}",
             type=integer if kind == "integer" else str,
@@ -68,13 +81,23 @@ def configuration_of(arguments: argparse.Namespace) -> "ArrayConfig":
         raise UserError(str(error)) from error
 
 
+def accelerator_of(arguments: argparse.Namespace) -> "AcceleratorConfig":
+    """Return the accelerator that the flags describe."""
+    from hwgen.accelerator.config import AcceleratorConfig
+
+    try:
+        return AcceleratorConfig.from_options(options_of(arguments))
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options of a configuration, of its file and its flags."""
     from hwgen.config import ArrayConfig
 
     options = ArrayConfig.read_options(Path(arguments.config)) if arguments.config else {}
-    for name in CONFIGURATION:
-        if (value := getattr(arguments, name)) is not None:
+    for name in CONFIGURATION | ACCELERATOR:
+        if (value := getattr(arguments, name, None)) is not None:
             options[name] = value
     if arguments.pe_option:
         given = dict(_pe_option(text) for text in arguments.pe_option)

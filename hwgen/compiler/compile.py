@@ -69,6 +69,22 @@ class Compiled:
                 commands += following
         return Program(self.config, commands)
 
+    def describe_input(self) -> dict[str, object]:
+        """Say where a sample's integers are in a program: plain data for a host of its own."""
+        tensor = self.network.tensors[self.network.input]
+        place = self.places[self.network.input]
+        return {
+            "shape": list(tensor.shape),
+            "low": tensor.low,
+            "high": tensor.high,
+            "first_beat": 1,
+            "granules": place.granules,
+            "granules_of_a_pixel": place.pitch,
+            "codes_of_a_granule": self.config.granule,
+            "bits_of_a_code": self.config.array.pe.activation.bits,
+            "beats_of_a_granule": -(-self.config.granule_bits // self.config.stream_bits),
+        }
+
     def outputs(self, answer: Answer, *, every_layer: bool = False) -> dict[str, IntArray]:
         """Return the tensors of an answer (height, width, channels): the output, or every layer's.
 

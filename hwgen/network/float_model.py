@@ -7,7 +7,7 @@ the last layer, stay nodes.
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,20 @@ from hwgen.errors import UserError
 from .onnx_file import QONNX_OPERATORS, Node, OnnxGraph
 from .unsupported import Unsupported
 
-__all__ = ["VIEWS", "Array", "FloatArray", "Layer", "average_count", "read_layers", "run", "run_each"]
+__all__ = [
+    "AVERAGES",
+    "NOTES",
+    "OPSET",
+    "VIEWS",
+    "Array",
+    "FloatArray",
+    "Layer",
+    "ModelWriter",
+    "average_count",
+    "read_layers",
+    "run",
+    "run_each",
+]
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -33,8 +46,21 @@ VIEWS = frozenset(
 #: Operators of the host after the last layer.
 LAST = frozenset(("ArgMax", "Sigmoid", "Softmax"))
 
-POOLS = frozenset(("AveragePool", "GlobalAveragePool", "MaxPool", "ReduceMean"))
+#: Where a model that is made of it keeps its notes.
+NOTES = "hwgen_notes"
+
+OPSET = 21
+IR_VERSION = 10
+
+AVERAGES = frozenset(("AveragePool", "GlobalAveragePool", "ReduceMean"))
 _ARITHMETIC = frozenset(("Add", "Div", "Mul", "Sub"))
+_KNOWN = (
+    VIEWS
+    | LAST
+    | AVERAGES
+    | _ARITHMETIC
+    | {"BatchNormalization", "Clip", "Conv", "Gemm", "MatMul", "MaxPool", "Relu"}
+)
 _QUANTIZED = QONNX_OPERATORS | {
     *("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QGemm"),
     *("QLinearAdd", "QLinearAveragePool", "QLinearConv", "QLinearGlobalAveragePool"),
@@ -59,6 +85,8 @@ class Layer:
     weights : float64 array (out channels, ...), or None
         Of a ``Gemm`` or ``MatMul`` (out, in).
     bias : float64 array (out channels), or None
+    sums : str
+        Tensor that weights and bias make, before what follows.
     after : tuple of Node
         ``Relu``, ``Clip`` and, if asked for, ``MaxPool`` that follow.
     """
@@ -69,6 +97,7 @@ class Layer:
     shape: tuple[int, ...]
     weights: FloatArray | None = None
     bias: FloatArray | None = None
+    sums: str = ""
     after: tuple[Node, ...] = ()
 
     @property
@@ -109,7 +138,6 @@ def average_count(layer: Layer, graph: OnnxGraph) -> int:
 
 def run_each(graph: OnnxGraph, names: Sequence[str], batch: Array) -> Iterator[dict[str, Array]]:
     """Yield the named tensors of a float model for each sample, each with a batch of 1."""
-    constants = {name: graph.constants[name] for name in graph.constants}
     protos = [
         onnx.helper.make_node(
             node.op, node.inputs, node.outputs, domain=node.domain, **node.attributes
@@ -119,7 +147,10 @@ def run_each(graph: OnnxGraph, names: Sequence[str], batch: Array) -> Iterator[d
     (entry,) = graph.inputs
     wanted = [name for name in names if name != entry]
     given = {entry: graph.shape(entry)}
-    function = run(protos, constants, given, wanted, graph.opsets.get("", 21))
+    if not wanted:
+        yield from ({entry: sample[None]} for sample in batch)
+        return
+    function = run(protos, graph.constants, given, wanted, graph.opsets.get("", OPSET))
     for place in range(len(batch)):
         sample = batch[place : place + 1]
         yield {entry: sample, **function({entry: sample})}
@@ -128,7 +159,7 @@ def run_each(graph: OnnxGraph, names: Sequence[str], batch: Array) -> Iterator[d
 def run(
     nodes: list[Any],
     constants: dict[str, Array],
-    inputs: dict[str, tuple[int | str, ...]],
+    inputs: Mapping[str, tuple[int, ...]],
     outputs: list[str],
     opset: int,
 ) -> Any:
@@ -146,16 +177,16 @@ def run(
     )
     imports = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-    session = _session(model) if outputs else None
+    try:
+        session: Any = _session(model)
+    except Exception as error:  # of whatever kind a runtime raises
+        raise _not_run(error) from error
 
     def function(given: dict[str, Array]) -> dict[str, Array]:
-        if not outputs:
-            return {}
-        found: Any
         try:
             found = session.run(outputs, given)
-        except Exception as error:  # of whatever kind a runtime raises
-            raise UserError(f"the float model cannot be run: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # likewise
+            raise _not_run(error) from error
         return dict(zip(outputs, found, strict=True))
 
     return function
@@ -172,6 +203,11 @@ def _session(model: Any) -> Any:
         )
     except Exception:  # not installed, or it does not know an operator
         return ReferenceEvaluator(model)
+
+
+def _not_run(error: Exception) -> UserError:
+    reason = next(iter(str(error).splitlines()), "no reason")
+    return UserError(f"the float model cannot be run: {reason}")
 
 
 def _check(graph: OnnxGraph) -> None:
@@ -207,6 +243,7 @@ class _Reader:
         #: Tensors of the host, before the first layer and after the last.
         self.before = set(graph.inputs)
         self.past: set[str] = set()
+        #: Tensors of unknown shape that refused nodes make.
         self.unknown: set[str] = set()
 
     def read(self) -> list[Layer | Node]:
@@ -215,20 +252,34 @@ class _Reader:
         for node in self._needed():
             if node.outputs[0] in inside:
                 continue
-            if self.unknown.intersection(node.inputs):  # a consequence of what has been told
-                self.unknown.update(node.outputs)
-                continue
             try:
+                if self.unknown.intersection(node.inputs):
+                    self._check_operator(node)
+                    self.unknown.update(node.outputs)
+                    continue
                 step = self._step(node)
             except _Refused as reason:
                 self.unsupported.add(node, reason)
-                self.unknown.update(node.outputs)
+                self._go_on(node)
                 continue
             if isinstance(step, Layer):
                 step, names = self._join(step)
                 inside |= names
             found.append(step)
         return found
+
+    def _go_on(self, node: Node) -> None:
+        """Take the outputs of a refused node for tensors, so that the rest is looked at too."""
+        if any(name not in self.graph.shapes for name in node.outputs):
+            self.unknown.update(node.outputs)
+        elif self.before.issuperset(self._varying(node)):
+            self.before.update(node.outputs)
+
+    def _check_operator(self, node: Node) -> None:
+        if node.domain:
+            raise _Refused(f"operator {node.op} of domain {node.domain!r} is not supported")
+        if node.op not in _KNOWN:
+            raise _Refused(f"operator {node.op} is not supported")
 
     def _needed(self) -> list[Node]:
         wanted = set(self.graph.outputs)
@@ -250,8 +301,7 @@ class _Reader:
         graph = self.graph
         varying = self._varying(node)
         output, shape = node.outputs[0], graph.shapes.get(node.outputs[0], ())
-        if node.domain:
-            raise _Refused(f"operator {node.op} of domain {node.domain!r} is not supported")
+        self._check_operator(node)
         if not varying:
             raise _Refused("it depends on constants alone")
         if any(graph.consumers.get(name) for name in node.outputs[1:]):
@@ -260,9 +310,10 @@ class _Reader:
         past = any(name in self.past for name in varying)
         host = before and (node.op in _ARITHMETIC or node.op in ("Relu", "Clip"))
         if node.op in VIEWS or node.op in LAST or (host and len(varying) == 1):
-            if not shape or shape[0] != 1 or node.get("perm", [0])[0] != 0:
-                if node.op != "ArgMax":
-                    raise _Refused("it moves the batch")
+            turned = node.op == "Transpose" and node.get("perm", [-1])[0] != 0
+            moved = not shape or shape[0] != 1 or turned
+            if moved and node.op != "ArgMax":
+                raise _Refused("it moves the batch")
             if node.op in VIEWS and varying[0] != node.inputs[0]:
                 raise _Refused("its first input is a constant")
             if node.op == "Softmax" and not self._last_axis(node):
@@ -274,7 +325,7 @@ class _Reader:
             return node
         if past:
             raise _Refused("it follows what the host computes")
-        return self._layer(node, varying, Layer(node, tuple(varying), output, shape))
+        return self._layer(node, varying, Layer(node, tuple(varying), output, shape, sums=output))
 
     def _last_axis(self, node: Node) -> bool:
         """Whether a softmax means the same in every operator set."""
@@ -298,13 +349,11 @@ class _Reader:
             case "Relu" | "Clip":
                 self._limits(node)
                 return layer
-            case op if op in POOLS:
+            case op if op in AVERAGES or op == "MaxPool":
                 self._check_pool(node)
                 return layer
-        if node.op in _ARITHMETIC:
-            reason = "two activations" if len(varying) > 1 else "a constant after an activation"
-            raise _Refused(f"operator {node.op} with {reason} is not supported")
-        raise _Refused(f"operator {node.op} is not supported")
+        reason = "two activations" if len(varying) > 1 else "a constant after an activation"
+        raise _Refused(f"operator {node.op} with {reason} is not supported")
 
     def _conv(self, node: Node, layer: Layer) -> Layer:
         weights, bias = self._constant(node.input(1)), self._constant(node.input(2))
@@ -336,19 +385,24 @@ class _Reader:
         """Return a batch normalization that nothing can take in: one filter of 1×1 per channel."""
         if len(layer.shape) != 4:
             raise _Refused("it follows neither a convolution nor a product")
-        scale, offset = self._affine(node)
+        scale, offset = self._affine(node, layer.shape[1])
         attributes = {"group": len(scale), "kernel_shape": [1, 1]}
         conv = replace(node, op="Conv", attributes=attributes)
         return replace(layer, node=conv, weights=scale.reshape(-1, 1, 1, 1), bias=offset)
 
-    def _affine(self, node: Node) -> tuple[FloatArray, FloatArray]:
+    def _affine(self, node: Node, channels: int) -> tuple[FloatArray, FloatArray]:
         found = [self._constant(name) for name in node.inputs[1:5]]
-        gamma, beta, mean, variance = (part if part is not None else np.zeros(0) for part in found)
-        if node.get("training_mode", 0) or not gamma.size == beta.size == mean.size > 0:
+        if node.get("training_mode", 0) or any(part is None for part in found):
             raise _Refused("it is in training, or its parameters are not constant")
+        gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in found)
+        if any(part.shape != (channels,) for part in (gamma, beta, mean, variance)):
+            raise UserError(f"{node} must have 4 parameters for each of {channels} channels")
         total = variance + node.get("epsilon", 1e-5)
-        if total.size != gamma.size or (variance < 0).any() or (total <= 0).any():
-            raise UserError(f"the variance of {node} must be 0 or more in each channel")
+        if (variance < 0).any() or (total <= 0).any():
+            raise UserError(
+                f"the variance of {node} must be 0 or more, and above 0 with epsilon, not "
+                f"{variance.min():g}"
+            )
         scale = gamma / np.sqrt(total)
         return scale, beta - mean * scale
 
@@ -368,12 +422,10 @@ class _Reader:
                 axes = self.graph.constants[node.input(1)].tolist()
             if axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
                 raise _Refused("it averages over other axes than height and width")
-        padded = any(node.get("pads", ())) or node.get("auto_pad", "NOTSET") not in (
-            *("NOTSET", "VALID"),
-        )
-        if node.op == "AveragePool" and (node.get("ceil_mode", 0) or padded):
-            if node.get("ceil_mode", 0) or not node.get("count_include_pad", 0):
-                raise _Refused("its windows count fewer places at the border")
+        padded = any(node.get("pads", ())) or "SAME" in node.get("auto_pad", "")
+        fewer = node.get("ceil_mode", 0) or (padded and not node.get("count_include_pad", 0))
+        if node.op == "AveragePool" and fewer:
+            raise _Refused("its windows count fewer places at the border")
 
     # What follows a layer.
 
@@ -411,7 +463,7 @@ class _Reader:
         if node.op == "BatchNormalization":
             if layer.channel_axis != 1:
                 return None
-            scale, offset = self._affine(node)
+            scale, offset = self._affine(node, layer.shape[1])
         elif node.op in _ARITHMETIC and grown.shape == layer.shape:
             place = 1 if node.inputs[0] == layer.output else 0
             constant = self._constant(node.inputs[place])
@@ -431,7 +483,7 @@ class _Reader:
         else:
             return None
         weights = layer.weights * scale.reshape(-1, *[1] * (layer.weights.ndim - 1))
-        return replace(grown, weights=weights, bias=layer.bias * scale + offset)
+        return replace(grown, weights=weights, bias=layer.bias * scale + offset, sums=output)
 
 
 def _by_channel(constant: FloatArray, layer: Layer) -> FloatArray | None:
@@ -442,3 +494,132 @@ def _by_channel(constant: FloatArray, layer: Layer) -> FloatArray | None:
         return None
     rows = np.moveaxis(spread, layer.channel_axis, 0).reshape(layer.shape[layer.channel_axis], -1)
     return rows[:, 0] if (rows == rows[:, :1]).all() else None
+
+
+class ModelWriter:
+    """Nodes and constants of the model in the making, in operator set 21.
+
+    Parameters
+    ----------
+    graph : OnnxGraph
+        The float model.
+    """
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        self.graph = graph
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+        self.notes: list[str] = []
+        self._names = {*graph.shapes, *graph.types, *graph.constants}
+
+    def name(self, wanted: str) -> str:
+        """Return a name that no tensor has yet."""
+        while wanted in self._names:
+            wanted += "_"
+        self._names.add(wanted)
+        return wanted
+
+    def constant(self, name: str, value: npt.ArrayLike) -> str:
+        """Add a constant and return its name."""
+        name = self.name(name)
+        self.initializers.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def add(
+        self,
+        op: str,
+        inputs: list[str],
+        output: str,
+        *,
+        name: str = "",
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Add a node, named after its output if need be, and return its output."""
+        self.nodes.append(
+            onnx.helper.make_node(
+                op, inputs, [output], name or f"{output}/{op}", domain=domain, **attributes
+            )
+        )
+        return output
+
+    def copy(self, node: Node, source: str, output: str) -> str:
+        """Add a node of the float model, with its varying input replaced."""
+        shape = self.graph.shapes.get(node.outputs[0], ())
+        attributes = dict(node.attributes)
+        op = node.op
+        inputs = [source]
+        if op not in VIEWS and op != "ReduceMean":
+            inputs = [self._copied(name, node, source) for name in node.inputs]
+        if op in VIEWS and op != "Transpose":
+            op = "Identity" if op in ("Dropout", "Identity") else "Reshape"
+            attributes = {}
+            if op == "Reshape":
+                target = np.array([-1, *shape[1:]], np.int64)
+                inputs.append(self.constant(f"{output}_shape", target))
+        elif op == "Clip":
+            given = [
+                self.constant(f"{output}_{side}", np.float32(attributes[side]))
+                if side in attributes
+                else ""
+                for side in ("min", "max")
+            ]
+            inputs = [*inputs, "", ""][:3] if len(inputs) > 1 else [source, *given]
+            attributes = {}
+        elif op == "Softmax":
+            attributes = {"axis": attributes.get("axis", -1)}
+        elif op == "ReduceMean":
+            if attributes.get("keepdims", 1):
+                return self.add("GlobalAveragePool", [source], output, name=node.name)
+            pooled = self.add(
+                "GlobalAveragePool", [source], self.name(f"{output}_pooled"), name=node.name
+            )
+            flat = self.constant(f"{output}_shape", np.array([-1, shape[1]], np.int64))
+            return self.add("Reshape", [pooled, flat], output)
+        return self.add(op, inputs, output, name=node.name, **attributes)
+
+    def _copied(self, name: str, node: Node, source: str) -> str:
+        if name in self.graph.constants:
+            return self.constant(f"{node.outputs[0]}_constant", self.graph.constants[name])
+        return source if name else ""
+
+    def note_groups(self, steps: "list[Layer | Node]") -> None:
+        """Note convolutions that an array cannot run with weights that have no 0."""
+        found = [
+            repr(step.node.name)
+            for step in steps
+            if isinstance(step, Layer) and step.node.get("group", 1) > 1
+        ]
+        if found:
+            self.notes.append(
+                "an array runs convolutions of several groups only with weights that may be 0, "
+                f"which these may not: {', '.join(found)}"
+            )
+
+    def finish(self, domains: dict[str, int]) -> Any:
+        """Return the model."""
+        graph = self.graph
+        (entry,), (output,) = graph.inputs, graph.outputs
+
+        def info(name: str) -> Any:
+            kind = onnx.TensorProto.DataType.Value(graph.types.get(name, "FLOAT"))
+            shape: Any = ["n", *graph.shapes[name][1:]] if name in graph.shapes else None
+            return onnx.helper.make_tensor_value_info(name, kind, shape)
+
+        made = onnx.helper.make_graph(
+            self.nodes,
+            graph.name,
+            [info(entry)],
+            [info(output)],
+            self.initializers,
+        )
+        imports = [
+            onnx.helper.make_opsetid(domain, version)
+            for domain, version in {"": OPSET, **domains}.items()
+        ]
+        model = onnx.helper.make_model(
+            made, opset_imports=imports, ir_version=IR_VERSION, producer_name="hwgen"
+        )
+        if self.notes:
+            onnx.helper.set_model_props(model, {NOTES: "\n".join(self.notes)})
+        return model

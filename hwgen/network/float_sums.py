@@ -20,7 +20,7 @@ from .requantize import SUM_BITS, FixedPoint, IntArray, Requantization, Rounding
 from .rescaling import fixed_point
 from .thresholds import fold
 
-__all__ = ["FloatSums", "Window", "complement", "identity", "requantize"]
+__all__ = ["FloatSums", "MaxWindow", "complement", "identity", "requantize"]
 
 Array = npt.NDArray[Any]
 
@@ -33,7 +33,7 @@ SAMPLES = 4096
 
 
 @dataclass(frozen=True)
-class Window:
+class MaxWindow:
     """A maximum over windows, between steps; fields as of :class:`~.graph.Pool`.
 
     ``image`` is the shape of what it is taken of, ``shape`` that of the result.
@@ -61,7 +61,7 @@ class FloatSums:
         Range of the sums.
     shape : (height, width, channels)
         Of the result, after windows.
-    steps : tuple of Step or Window
+    steps : tuple of Step or MaxWindow
         Parameters have one value for each channel.
     """
 
@@ -70,12 +70,12 @@ class FloatSums:
     low: IntArray
     high: IntArray
     shape: tuple[int, int, int]
-    steps: tuple[Step | Window, ...] = ()
+    steps: tuple[Step | MaxWindow, ...] = ()
 
     @property
-    def windows(self) -> list[Window]:
+    def windows(self) -> list[MaxWindow]:
         """The steps that are windows."""
-        return [step for step in self.steps if isinstance(step, Window)]
+        return [step for step in self.steps if isinstance(step, MaxWindow)]
 
     @property
     def summed_shape(self) -> tuple[int, int, int]:

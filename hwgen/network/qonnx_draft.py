@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .float_sums import FloatSums, Requantized, Window, identity
+from .float_sums import FloatSums, MaxWindow, Requantized, identity
 from .graph import Conv, Network, Operation, Pool, Tensor
 from .qonnx_values import NotSupportedError, Quantized, Summed, layout
 from .requantize import Requantization, RoundingShift
@@ -94,7 +94,7 @@ class Draft:
         return self.emit(value, made, name, float(sums.scale[0]))
 
     def pool(
-        self, window: Window, source: Tensor, after: Requantization | None, name: str = ""
+        self, window: MaxWindow, source: Tensor, after: Requantization | None, name: str = ""
     ) -> Tensor:
         """Add a maximum over windows of a tensor; ``after`` is to be done to its codes."""
         tensor = replace(source, name=name or f"{window.name}_of_{source.name}", shape=window.shape)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .float_sums import FloatSums, Window
+from .float_sums import FloatSums, MaxWindow
 from .graph import Add, Conv, Pool, Rescale
 from .multiplier import quantize_multiplier
 from .onnx_file import Node
@@ -114,7 +114,7 @@ def _conv(
     return Summed(FloatSums(conv, scale * source.scale, low, high, shape), places)
 
 
-def max_window(node: Node, value: Quantized | Summed) -> Window:
+def max_window(node: Node, value: Quantized | Summed) -> MaxWindow:
     """Return the window of a ``MaxPool``."""
     image = check_spatial(value)
     if len(node.outputs) > 1 and node.outputs[1]:
@@ -123,7 +123,7 @@ def max_window(node: Node, value: Quantized | Summed) -> Window:
     if found.dilation != (1, 1):
         raise NotSupportedError(f"dilations must be 1, not {list(found.dilation)}")
     shape = (*found.out, image[2])
-    return Window(node.name, image, shape, found.kernel, found.stride, found.padding)
+    return MaxWindow(node.name, image, shape, found.kernel, found.stride, found.padding)
 
 
 def average_pool(node: Node, source: Quantized) -> Summed:

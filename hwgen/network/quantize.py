@@ -16,16 +16,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from hwgen.errors import UserError
 from pe_library import Bipolar, Integer, NumberFormat, ProcessingElement
 
 from .float_model import (
+    AVERAGES,
+    NOTES,
     VIEWS,
     Array,
     FloatArray,
     Layer,
+    ModelWriter,
     average_count,
     read_layers,
     run_each,
@@ -35,23 +37,21 @@ from .onnx_qdq import read_qdq
 from .requantize import SUM_BITS, IntArray
 from .unsupported import Unsupported
 
-__all__ = ["ModelWriter", "notes_of", "project", "quantize_model"]
-
-#: Where a model that was made here keeps its notes.
-NOTES = "hwgen_notes"
-
-OPSET = 21
-IR_VERSION = 10
+__all__ = ["notes_of", "project", "quantize_model"]
 
 #: Sums of products get so much of their 32 bits, the bias the rest.
 PRODUCTS_LIMIT = 0.75 * 2.0 ** (SUM_BITS - 1)
 BIAS_LIMIT = 0.2 * 2.0 ** (SUM_BITS - 1)
 
+#: Scales are at least this, so that products of two keep all bits in float32.
+LEAST_SCALE = 2.0**-50
+
 #: Bits of weights' magnitudes below which activations are narrowed to leave more of the 32.
-ENOUGH_BITS = 10
+ENOUGH_BITS = 8
 
 #: Scales that are tried, relative to that at which the greatest weight is the greatest value.
-_FACTORS = 2.0 ** (np.arange(-32, 17) / 16)
+_FACTORS = 2.0 ** (np.arange(-36, 37) / 24)
+_FINE_FACTORS = 2.0 ** (np.arange(-7, 8) / 192)
 _POWERS = 2.0 ** np.arange(-2, 3)
 
 #: Bins into which a range is divided to find percentiles.
@@ -78,11 +78,13 @@ def quantize_model(
     calibration : float array
         A batch of the model's own input: typical samples, some hundred if possible.
     per_channel : bool
-        Whether each output channel has weights of its own scale.
+        Whether each output channel has weights of its own scale; bipolar ones always have.
     power_of_two : bool
-        Whether all scales are powers of two, so that shifts requantize.
+        Whether all scales are powers of two, so that shifts requantize; bipolar tensors, which
+        thresholds requantize, need none.
     percentile : float
-        Above 50, to 100: how much of each activation's values its range is to hold, at either end.
+        Above 50, to 100: how much of each activation's values its range is to hold, at either end;
+        bipolar tensors have no range.
 
     Raises
     ------
@@ -100,7 +102,7 @@ def quantize_model(
     if bipolar:
         from .binarize import Binarizer
 
-        binarizer = Binarizer(graph, steps, unsupported, per_channel)
+        binarizer = Binarizer(graph, steps, unsupported)
         unsupported.check()
         return binarizer.quantize(_check_calibration(graph, calibration))
     if power_of_two:
@@ -132,18 +134,17 @@ def _check_formats(pe: ProcessingElement) -> None:
             f"a PE for quantization must have signed activations of 2 to 16 bits, or bipolar ones, "
             f"not {activation}"
         )
+    if weight.maximum < 1:
+        raise UserError(f"a PE for quantization must have a weight of 1, and {weight} has none")
 
 
 def _check_averages(graph: OnnxGraph, steps: list[Layer | Node], unsupported: Unsupported) -> None:
-    for layer in steps:
-        if isinstance(layer, Layer) and layer.node.op not in ("MaxPool", "Conv"):
-            count = average_count(layer, graph) if "Average" in layer.node.op or (
-                layer.node.op == "ReduceMean"
-            ) else 1
+    for step in steps:
+        if isinstance(step, Layer) and step.node.op in AVERAGES:
+            count = average_count(step, graph)
             if count & (count - 1):
-                unsupported.add(
-                    layer.node, f"an average of {count} is no power of two, as all scales must be"
-                )
+                reason = f"it averages {count} elements, which is no power of two"
+                unsupported.add(step.node, reason)
 
 
 def _check_calibration(graph: OnnxGraph, calibration: Array) -> Array:
@@ -196,14 +197,14 @@ def find_ranges(
         counts = {name: np.zeros(_BINS) for name in names}
         for found in run_each(graph, names, batch):
             for name in names:
-                counts[name] += np.histogram(found[name], _BINS, (low[name], high[name] or 1e-30))[0]
+                ends = low[name], max(high[name], low[name] + 1e-30)
+                counts[name] += np.histogram(found[name].astype(np.float64), _BINS, ends)[0]
         for name in names:
             share = np.cumsum(counts[name]) / counts[name].sum()
             edges = np.linspace(low[name], high[name], _BINS + 1)
-            first = np.searchsorted(share, 1 - percentile / 100)
-            last = np.searchsorted(share, percentile / 100)
-            low[name] = min(edges[first], 0.0)
-            high[name] = max(edges[min(last + 1, _BINS)], 0.0)
+            first, last = np.searchsorted(share, [1 - percentile / 100, percentile / 100])
+            low[name] = min(float(edges[first]), 0.0)
+            high[name] = max(float(edges[min(int(last) + 1, _BINS)]), 0.0)
     return {name: Range(low[name], high[name]) for name in names}
 
 
@@ -222,11 +223,24 @@ class Grid:
         return max(self.high - self.zero, self.zero - self.low)
 
 
-def make_grid(found: Range, bits: int, power_of_two: bool, symmetric: bool) -> Grid:
+def make_grid(
+    found: Range, bits: int, power_of_two: bool, symmetric: bool, least: float = 0.0
+) -> Grid:
     """Return the grid of an activation.
 
     A grid with a power of two as its scale has 0 in the middle, or at its lower end where nothing
     is negative.
+
+    Parameters
+    ----------
+    found : Range
+    bits : int
+    power_of_two : bool
+        Whether the scale is one.
+    symmetric : bool
+        Whether the zero point is 0.
+    least : float
+        Of the scale.
     """
     low, high = -(1 << bits - 1), (1 << bits - 1) - 1
     middle = max(found.high / high, found.low / low)
@@ -235,17 +249,12 @@ def make_grid(found: Range, bits: int, power_of_two: bool, symmetric: bool) -> G
     elif power_of_two or symmetric:
         scale, zero = middle, 0
     else:
-        scale, zero = (found.high - found.low) / (high - low), 0
-        if scale > 0:
-            zero = int(np.clip(np.rint(low - found.low / np.float32(scale)), low, high))
+        scale = max((found.high - found.low) / (high - low), least, LEAST_SCALE)
+        zero = int(np.clip(np.rint(low - found.low / scale), low, high))
+    scale = max(scale, least, LEAST_SCALE)
     if power_of_two:
-        scale = 2.0 ** math.ceil(math.log2(scale)) if scale > 0 else 1.0
-    return Grid(_positive(scale), zero, low, high)
-
-
-def _positive(scale: float) -> np.float32:
-    """Return a scale within what float32 holds with all its bits."""
-    return np.float32(np.clip(scale, 2.0**-100, 2.0**100)) if scale > 0 else np.float32(1)
+        scale = 2.0 ** math.ceil(math.log2(scale))
+    return Grid(np.float32(scale), zero, low, high)
 
 
 def project(
@@ -253,8 +262,8 @@ def project(
 ) -> tuple[IntArray, npt.NDArray[np.float32]]:
     """Return values of a format for each row, and the row's scale of the least squared error.
 
-    Scales are searched over three octaves, in steps of a sixteenth; then scale and values are
-    fitted to each other in turn.
+    Scales are searched over three octaves, in steps of a 24th, then around the best in steps
+    of a 192nd; at last scale and values are fitted to each other in turn.
 
     Parameters
     ----------
@@ -265,18 +274,15 @@ def project(
     power_of_two : bool
         Whether scales are powers of two.
     """
-    floor = np.maximum(floor, 2.0**-60)
     base = abs(weights).max(axis=1) / number_format.maximum
-    base = np.maximum(base, floor)
+    # A row that hardly counts beside the others may be rounded coarsely.
+    floor = np.maximum(floor, max(base.max() * 2.0**-16, LEAST_SCALE))
 
     def usable(scale: FloatArray) -> npt.NDArray[np.float32]:
         scale = np.maximum(scale, floor)
         if power_of_two:
             scale = np.exp2(np.ceil(np.log2(scale)))
-        # Not below the floor after rounding to float32.
-        return np.nextafter(scale.astype(np.float32), np.float32(np.inf)) if (
-            not power_of_two
-        ) else scale.astype(np.float32)
+        return scale.astype(np.float32)
 
     def attempt(scale: npt.NDArray[np.float32]) -> tuple[IntArray, FloatArray]:
         wide = scale.astype(np.float64)[:, None]
@@ -294,6 +300,9 @@ def project(
     for factor in _POWERS if power_of_two else _FACTORS:
         improve(usable(base * factor))
     if not power_of_two:
+        coarse = best.astype(np.float64)
+        for factor in _FINE_FACTORS:
+            improve(usable(coarse * factor))
         for _ in range(3):
             squares = (values**2).sum(axis=1)
             fitted = (values * weights).sum(axis=1) / np.maximum(squares, 1)
@@ -302,114 +311,6 @@ def project(
 
 
 # ---- the quantized model -------------------------------------------------------------------------
-
-
-class ModelWriter:
-    """Nodes and constants of the model in the making, in operator set 21.
-
-    Parameters
-    ----------
-    graph : OnnxGraph
-        The float model.
-    """
-
-    def __init__(self, graph: OnnxGraph) -> None:
-        self.graph = graph
-        self.nodes: list[Any] = []
-        self.initializers: list[Any] = []
-        self.notes: list[str] = []
-        self._names = {*graph.shapes, *graph.types, *graph.constants}
-
-    def name(self, wanted: str) -> str:
-        """Return a name that no tensor has yet."""
-        while wanted in self._names:
-            wanted += "_"
-        self._names.add(wanted)
-        return wanted
-
-    def constant(self, name: str, value: Array) -> str:
-        """Add a constant and return its name."""
-        name = self.name(name)
-        self.initializers.append(onnx.numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def add(
-        self,
-        op: str,
-        inputs: list[str],
-        output: str,
-        *,
-        name: str = "",
-        domain: str = "",
-        **attributes: Any,
-    ) -> str:
-        """Add a node, named after its output if need be, and return its output."""
-        self.nodes.append(
-            onnx.helper.make_node(
-                op, inputs, [output], name or f"{output}/{op}", domain=domain, **attributes
-            )
-        )
-        return output
-
-    def copy(self, node: Node, source: str, output: str) -> str:
-        """Add a node of the float model, with its varying input replaced."""
-        shape = self.graph.shapes.get(node.outputs[0], ())
-        attributes = dict(node.attributes)
-        op = node.op
-        inputs = [source]
-        if op not in VIEWS and op != "ReduceMean":
-            inputs = [self._copied(name, node, source) for name in node.inputs]
-        if op in VIEWS and op != "Transpose":
-            op = "Identity" if op in ("Dropout", "Identity") else "Reshape"
-            attributes = {}
-            if op == "Reshape":
-                target = np.array([-1, *shape[1:]], np.int64)
-                inputs.append(self.constant(f"{output}_shape", target))
-        elif op == "Clip":
-            given = [
-                self.constant(f"{output}_{side}", np.float32(attributes[side]))
-                if side in attributes
-                else ""
-                for side in ("min", "max")
-            ]
-            inputs = [*inputs, "", ""][:3] if len(inputs) > 1 else [source, *given]
-            attributes = {}
-        elif op == "Softmax":
-            attributes = {"axis": attributes.get("axis", -1)}
-        elif op == "ReduceMean":
-            axes = self.constant(f"{output}_axes", np.array([2, 3], np.int64))
-            inputs = [source, axes]
-            attributes = {"keepdims": attributes.get("keepdims", 1)}
-        return self.add(op, inputs, output, name=node.name, **attributes)
-
-    def _copied(self, name: str, node: Node, source: str) -> str:
-        if name in self.graph.constants:
-            return self.constant(f"{node.outputs[0]}_constant", self.graph.constants[name])
-        return source if name else ""
-
-    def finish(self, domains: dict[str, int]) -> Any:
-        """Return the model."""
-        graph = self.graph
-        (entry,), (output,) = graph.inputs, graph.outputs
-        kinds = [onnx.TensorProto.DataType.Value(graph.types.get(t, "FLOAT")) for t in (entry, output)]
-        shapes = [("n", *graph.shapes[t][1:]) if t in graph.shapes else None for t in (entry, output)]
-        made = onnx.helper.make_graph(
-            self.nodes,
-            graph.name,
-            [onnx.helper.make_tensor_value_info(entry, kinds[0], shapes[0])],
-            [onnx.helper.make_tensor_value_info(output, kinds[1], shapes[1])],
-            self.initializers,
-        )
-        imports = [
-            onnx.helper.make_opsetid(domain, version)
-            for domain, version in {"": OPSET, **domains}.items()
-        ]
-        model = onnx.helper.make_model(
-            made, opset_imports=imports, ir_version=IR_VERSION, producer_name="hwgen"
-        )
-        if self.notes:
-            onnx.helper.set_model_props(model, {NOTES: "\n".join(self.notes)})
-        return model
 
 
 class _Quantizer:
@@ -456,9 +357,7 @@ class _Quantizer:
             if isinstance(step, Layer):
                 self._layer(step)
                 continue
-            (source,) = {name for name in step.inputs if name in self.graph.shapes} - set(
-                self.graph.constants
-            )
+            source = next(n for n in step.inputs if n and n not in self.graph.constants)
             output = step.outputs[0]
             if source in self.made and step.op in VIEWS:
                 # Quantized again, on the same grid: runtimes fuse operators between quantizers.
@@ -473,16 +372,8 @@ class _Quantizer:
                 f"weights are projected to {self.pe.weight.summary}: the root mean square error "
                 f"is {error:.2g} of the weights' own at most (at {name!r})"
             )
-        grouped = [
-            step.node.name
-            for step in self.steps
-            if isinstance(step, Layer) and step.node.get("group", 1) > 1
-        ]
-        if grouped and self.pe.weight.padding:
-            self.writer.notes.append(
-                f"convolutions of several groups need a weight of 0 on an array, which these "
-                f"weights lack: {', '.join(map(repr, grouped))}"
-            )
+        if self.pe.weight.padding:
+            self.writer.note_groups(self.steps)
         return self.writer.finish({})
 
     def _widths(self) -> dict[str, int]:
@@ -516,27 +407,27 @@ class _Quantizer:
         inputs = [self._quantized(name) for name in layer.inputs]
         output = layer.output
         real = writer.name(f"{output}_real")
-        last = len(layer.after)
-        names = [*(writer.name(f"{output}_{place}") for place in range(last)), real]
-        if layer.weights is None:
-            if node.op in ("Add",):
-                writer.add("Add", inputs, names[0], name=node.name)
-            else:
-                writer.copy(node, inputs[0], names[0])
+        names = [*(writer.name(f"{output}_{place}") for place in range(len(layer.after))), real]
+        # A finer scale would only ask for shifts to the left.
+        least = max(float(self.grids[name].scale) for name in layer.inputs) / 16
+        if layer.weights is not None:
+            least = self._product(layer, inputs[0], names[0])
+        elif node.op == "Add":
+            writer.add("Add", inputs, names[0], name=node.name)
         else:
-            self._product(layer, inputs[0], names[0])
+            writer.copy(node, inputs[0], names[0])
         for place, after in enumerate(layer.after):
             writer.copy(after, names[place], names[place + 1])
         if node.op == "MaxPool" and not layer.after:
             grid = self.grids[layer.inputs[0]]
         else:
-            grid = self._grid(output)
+            grid = self._grid(output, least)
         self._quantize(real, output, grid)
         self.grids[output] = grid
 
-    def _grid(self, name: str) -> Grid:
+    def _grid(self, name: str, least: float = 0.0) -> Grid:
         bits = self.width.get(name, self.bits)
-        return make_grid(self.ranges[name], bits, self.power_of_two, self.bits > 8)
+        return make_grid(self.ranges[name], bits, self.power_of_two, self.bits > 8, least)
 
     def _quantized(self, name: str) -> str:
         """Return a tensor's dequantized name; a tensor of the host is quantized first."""
@@ -564,7 +455,8 @@ class _Quantizer:
             found = writer.add("Clip", [found, *ends], narrow)
         return writer.add("DequantizeLinear", [found, scale, zero], output)
 
-    def _product(self, layer: Layer, source: str, output: str) -> None:
+    def _product(self, layer: Layer, source: str, output: str) -> float:
+        """Add a layer of weights; return the greatest real number that a sum of 1 stands for."""
         assert layer.weights is not None
         assert layer.bias is not None
         writer, node = self.writer, layer.node
@@ -590,6 +482,7 @@ class _Quantizer:
             product = writer.name(f"{output}_product")
             writer.add("MatMul", inputs[:2], product, name=node.name)
             writer.add("Add", [product, inputs[2]], output)
+        return float(unit.max())
 
     def _weights(self, layer: Layer, grid: Grid) -> tuple[IntArray, npt.NDArray[np.float32]]:
         """Return a layer's integers and their scale, () or (out channels)."""
@@ -623,5 +516,5 @@ class _Quantizer:
             writer.constant(f"{name}_scale", scale),
             writer.constant(f"{name}_zero_point", np.zeros(scale.shape, integers.dtype)),
         ]
-        attributes = {"axis": axis} if scale.ndim else {}
+        attributes: dict[str, Any] = {"axis": axis} if scale.ndim else {}
         return writer.add("DequantizeLinear", inputs, writer.name(name), **attributes)

@@ -49,7 +49,7 @@ def make_network(config: AcceleratorConfig, seed: int) -> Network:
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_network() -> Callable[[AcceleratorConfig, int], Network]:
     """Return :func:`make_network`; with an odd seed, sums leave as they are."""
     return make_network

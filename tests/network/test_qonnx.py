@@ -262,6 +262,28 @@ def test_zero_points_and_a_constant_added_to_integers():
     assert network.tensors[network.input].zero_point == 100 - 128
 
 
+def test_sign_of_zero_is_positive():
+    """Of an input that is 0, and of a sum that is 0."""
+    b = Builder([1, 4])
+    x = b.add("BipolarQuant", "x", 1.0)
+    x = b.add("BipolarQuant", b.add("MatMul", x, np.array([[1.0], [1], [-1], [-1]])), 0.5)
+    batch = np.array([[0, -0.0, 0, 0], [1, -1, 0, -1], [-1, -1, 1, 1]], np.float32)
+    network, values = check(b.model(b.add("MatMul", x, np.eye(1))), batch)
+    assert values[network.input][0].ravel().tolist() == [1, 1, 1, 1]
+    assert values[network.operations[0].output].ravel().tolist() == [1, 1, -1]
+
+
+def test_constant_added_to_integers_before_a_product():
+    """0..3 become -3, -1, 1, 3, as a bipolar network of two bits has it."""
+    b = Builder([1, 2, 4, 4])
+    x = b.quant("x", 1.0, 2, signed=0)
+    x = b.add("Sub", b.add("Mul", x, 2.0), 2.0)
+    weights = np.random.default_rng(12).integers(-3, 4, (3, 2, 3, 3))
+    check(b.model(b.quant(b.add("Conv", x, weights), 4.0, 4)), images((2, 4, 4), 10, 2.0))
+    with pytest.raises(UserError, match="padding of a quantized tensor to which a constant"):
+        read(b.model(b.add("Conv", x, weights, pads=[1, 1, 1, 1])))
+
+
 def test_ternary_is_not_bipolar():
     b = Builder([1, 4])
     x = b.quant("x", 1.0, 2, narrow=1)
@@ -374,6 +396,17 @@ def test_bad_parameters(change, text):
     b = Builder([1, 4])
     x = b.quant("x", **{"scale": 0.25, "bits": 4, **change})
     with pytest.raises(UserError, match=text.replace("(", r"\(")):
+        read(b.model(b.add("MatMul", x, np.eye(4))))
+
+
+def test_parameters_of_the_wrong_shape():
+    b = Builder([1, 4])
+    x = b.quant("x", np.ones(3), 4)
+    with pytest.raises(UserError, match=r"scale of .* must be one number or broadcast to \[1, 4\]"):
+        read(b.model(b.add("MatMul", x, np.eye(4))))
+    b = Builder([1, 4])
+    x = b.add("MultiThreshold", "x", np.ones((3, 2)), out_dtype="UINT2")
+    with pytest.raises(UserError, match=r"must have the shape \(1 or 4, count\), not \(3, 2\)"):
         read(b.model(b.add("MatMul", x, np.eye(4))))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from hwgen.config import ArrayConfig
 from hwgen.errors import UserError
-from hwgen.generate import GeneratedArray, generate
+from hwgen.generate import Generated, generate
 from hwgen.tiling import Beats, Tiling
 from testbench.cocotb_lane import BenchError, check_array, run_bench, simulators, stream_gemm
 from testbench.compiled import CompiledModel, ProtocolError
@@ -32,17 +32,19 @@ INT8 = {"pe": "int8", "rows": 3, "cols": 5}
 
 
 @functools.cache
-def array(**options: Any) -> GeneratedArray:
+def array(**options: Any) -> Generated[ArrayConfig]:
     return generate(ArrayConfig.from_options(options))
 
 
-def mutant(original: GeneratedArray, pattern: str, replacement: str) -> GeneratedArray:
+def mutant(
+    original: Generated[ArrayConfig], pattern: str, replacement: str
+) -> Generated[ArrayConfig]:
     verilog, count = re.subn(pattern, replacement, original.verilog)
     assert count, f"{pattern} is not in the Verilog"
     return dataclasses.replace(original, verilog=verilog)
 
 
-def gemm(generated: GeneratedArray) -> tuple[Beats, Beats, int]:
+def gemm(generated: Generated[ArrayConfig]) -> tuple[Beats, Beats, int]:
     """Operands of some passes, and how many beats of sums come of them."""
     config, rng = generated.config, np.random.default_rng(1)
     a = rng.choice(config.pe.activation.values, (7, 8))
