@@ -157,10 +157,10 @@ class _Maker:
         low, high = min(low, tensor.zero_point), max(high, tensor.zero_point)
         if self.config.requantize == "multiplier":
             multiplier = rng.integers(1 << 30, 1 << 31, channels)
-            shift = -np.maximum(0, rng.integers(bits - 10, bits - 4, channels))
+            shift = -rng.integers(bits - 10, bits - 4, channels).clip(0, 31)
             return FixedPoint(multiplier, shift, tensor.zero_point, low, high)
         if self.config.requantize == "shift":
-            shift = rng.integers(max(-3, bits - 10), max(-2, bits - 4), channels)
+            shift = rng.integers(max(-3, bits - 10), max(-2, bits - 4), channels).clip(-31, 31)
             return RoundingShift(shift, tensor.zero_point, low, high)
         count = 1 if self.bipolar else self.high - self.low
         reach = 1 << max(1, bits - 1)

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from hwgen.errors import UserError
 from hwgen.network.graph import Add, Conv, Network, Operation, Pool
 from hwgen.network.requantize import FixedPoint, Requantization, RoundingShift, Thresholds
 from hwgen.network.thresholds import to_thresholds
+from pe_library.formats import Bipolar
 
 from .places import Place, fill_of
 from .program import Load, Run, words_of_bits
@@ -403,13 +404,16 @@ def _parameters(
         count = config.thresholds
         never = (1 << (config.sum_bits - 1)) - 1  # no sum reaches it
         found = as_thresholds(requantize, operation, config)
-        unit = 2 if tensor.bipolar else 1
-        code = pe.activation.encode(found.base)
-        if (abs(found.step) != unit).any():
+        # Codes go up by one; a step of more is a threshold that counts as often.
+        unit = 2 if isinstance(pe.activation, Bipolar) else 1
+        steps = set(map(int, abs(found.step) // unit))
+        if len(steps) != 1 or (abs(found.step) % unit).any() or 0 in steps:
             raise UserError(
-                f"layer {operation.name!r} must have thresholds with steps of {unit}, not "
-                f"{sorted(set(map(int, found.step)))}"
+                f"layer {operation.name!r} must have thresholds with equal steps, multiples of "
+                f"{unit}, not {sorted(set(map(int, found.step)))}"
             )
+        found = replace(found, thresholds=found.thresholds.repeat(steps.pop(), axis=1))
+        code = pe.activation.encode(found.base)
         levels = found.thresholds.shape[1]
         if levels > count:
             raise UserError(
@@ -436,10 +440,10 @@ def _parameters(
         "high": min(high, requantize.high),
     }
     if isinstance(requantize, FixedPoint):
-        if requantize.shift.max(initial=0) > 7:
+        if not -31 <= requantize.shift.min() <= requantize.shift.max() <= 7:
             raise UserError(
-                f"layer {operation.name!r} must scale sums by less than 128, not "
-                f"2**{int(requantize.shift.max())}"
+                f"layer {operation.name!r} must have shifts of -31 to 7, not "
+                f"{requantize.shift.min()} to {requantize.shift.max()}"
             )
         fields += [(spread(requantize.multiplier, 0), 31), (spread(requantize.shift, 0), 6)]
     else:

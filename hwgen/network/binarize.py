@@ -363,6 +363,8 @@ def _reason(layer: Layer) -> str:
         return "a residual sum of bipolar tensors is not supported"
     if node.op in ("Relu", "Clip"):
         return f"{node.op} follows no layer of weights"
+    if node.op == "MaxPool" and layer.after:
+        return f"{layer.after[0]} follows it, and no layer of weights is between"
     if node.op == "MatMul" and len(layer.shape) != 2:
         return "a bipolar product must be of vectors"
     return ""

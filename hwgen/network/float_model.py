@@ -117,7 +117,7 @@ def read_layers(
     unsupported : Unsupported
         Receives what is not supported; the caller raises it.
     pool_inside : bool
-        Whether a ``MaxPool`` belongs to the layer before it.
+        Whether a ``MaxPool`` belongs to the layer of weights before it.
 
     Raises
     ------
@@ -455,6 +455,8 @@ class _Reader:
             return grown
         if node.op in self.joined_operators:
             if node.op == "MaxPool":
+                if layer.weights is None:
+                    return None
                 self._check_pool(node)
             self._limits(node)
             return replace(grown, after=(*layer.after, node))

@@ -408,7 +408,6 @@ class _Quantizer:
         output = layer.output
         real = writer.name(f"{output}_real")
         names = [*(writer.name(f"{output}_{place}") for place in range(len(layer.after))), real]
-        # A finer scale would only ask for shifts to the left.
         least = max(float(self.grids[name].scale) for name in layer.inputs) / 16
         if layer.weights is not None:
             least = self._product(layer, inputs[0], names[0])
@@ -456,7 +455,10 @@ class _Quantizer:
         return writer.add("DequantizeLinear", [found, scale, zero], output)
 
     def _product(self, layer: Layer, source: str, output: str) -> float:
-        """Add a layer of weights; return the greatest real number that a sum of 1 stands for."""
+        """Add a layer of weights; return a bit more than what a sum of 1 stands for at most.
+
+        An output of a finer scale would need sums shifted to the left, out of their 32 bits.
+        """
         assert layer.weights is not None
         assert layer.bias is not None
         writer, node = self.writer, layer.node
@@ -482,7 +484,7 @@ class _Quantizer:
             product = writer.name(f"{output}_product")
             writer.add("MatMul", inputs[:2], product, name=node.name)
             writer.add("Add", [product, inputs[2]], output)
-        return float(unit.max())
+        return float(unit.max()) * (1 + 2.0**-10)
 
     def _weights(self, layer: Layer, grid: Grid) -> tuple[IntArray, npt.NDArray[np.float32]]:
         """Return a layer's integers and their scale, () or (out channels)."""

@@ -119,7 +119,9 @@ def small(g=None, seed=0):
     x = g("Mul", g("Sub", "x", rng.normal(size=(3, 1, 1))), np.float64(0.5))
     x = g("Conv", x, rng.normal(size=(8, 3, 3, 3)), rng.normal(size=8), pads=[1, 1, 1, 1])
     a = g("Clip", x, np.float64(0.0), np.float64(6.0))
-    x = g("Conv", a, rng.normal(size=(8, 1, 3, 3)), group=8, pads=[1, 1, 1, 1], name="depthwise")
+    filters, bias = rng.normal(size=(8, 1, 3, 3)), rng.normal(size=8)
+    x = g("Conv", a, filters, bias, group=8, pads=[1, 1, 1, 1], name="depthwise")
+    x = g("Sub", x, 3 * rng.normal(size=(1, 8, 1, 1)))
     channel = [rng.uniform(0.5, 1.5, 8) for _ in range(4)]
     x = g("BatchNormalization", x, *channel)
     x = g("Relu", g("Add", a, x, name="residual"))
@@ -256,6 +258,23 @@ def test_a_product_of_sequences(tmp_path):
     np.testing.assert_allclose(run(x), runtime(path.read_bytes(), x), atol=0.03)
 
 
+def test_old_operator_sets(tmp_path):
+    rng = np.random.default_rng(0)
+    g = Float(2, 1, 4, 4, batch=1)
+    x = g("Squeeze", "x", axes=[2])
+    x = g("Clip", g("Conv", x, rng.normal(size=(4, 2, 3, 3))), min=0.0, max=4.0)
+    x = g("Dropout", g("AveragePool", x, kernel_shape=[2, 1]), ratio=0.5)
+    last = g("Gemm", g("Reshape", x, np.array([1, 8])), rng.normal(size=(8, 3)), np.zeros(3))
+    several = g("Softmax", g("Unsqueeze", last, axes=[2]), axis=1, name="several")
+    x = rng.normal(size=(30, 2, 1, 4, 4)).astype(np.float32)
+    path = g.save(tmp_path / "m.onnx", several, opset=9)
+    with pytest.raises(UserError, match="Softmax 'several': it is taken over several axes"):
+        quantize_model(path, get_pe("int8"), x)
+    path = g.save(tmp_path / "m.onnx", g("Softmax", last, axis=1), opset=9)
+    _, _, run = quantized(path, get_pe("int8"), x, per_channel=True)
+    np.testing.assert_allclose(run(x), runtime(path.read_bytes(), x), atol=0.05)
+
+
 @pytest.mark.parametrize("name", ["int8", "int16", "lightpe1", "lightpe2"])
 def test_powers_of_two_requantize_by_shifts(name, tmp_path):
     g, output, shape = cnn()
@@ -271,9 +290,11 @@ def test_powers_of_two_requantize_by_shifts(name, tmp_path):
     assert all(isinstance(op.requantize, RoundingShift) for op in network.operations)
     test = test[:100].reshape(-1, *shape)
     step = network.tensors[network.output].scale
-    found = run(test)
+    found, real = run(test), runtime(path.read_bytes(), test)
     share, _ = differences(found, runtime(model, test), step)
     assert share <= (0.1 if name == "int16" else 0)  # sums of 24 bits are exact in float32
+    related = np.corrcoef(found.ravel(), real.ravel())[0, 1]
+    assert related > {"lightpe1": 0.92, "lightpe2": 0.99}.get(name, 0.999)
 
 
 def test_averages_of_other_than_powers_of_two(tmp_path):
@@ -351,7 +372,7 @@ def test_answers_that_never_vary(tmp_path):
     x = g("Relu", g("Gemm", "x", np.ones((3, 2)), np.array([-100.0, -50.0])))
     path = g.save(tmp_path / "m.onnx", g("Gemm", x, np.zeros((2, 2)), np.array([3.0, 1e-9])))
     x = np.ones((4, 3), np.float32)
-    for name in ("int8", "int16", "lightpe1", "lightpe2", "bnn32"):
+    for name in LOSSES:
         _, _, run = quantized(path, get_pe(name), x)
         np.testing.assert_allclose(run(x), np.tile([3.0, 0.0], (4, 1)), atol=0.05)
 
@@ -402,15 +423,48 @@ def test_binary_networks_against_a_runtime(maker, tmp_path):
     model, network, run = quantized(path, get_pe("bnn32"), images[:100].reshape(-1, *shape))
     assert isinstance(network.operations[0].requantize, Thresholds)
     test = test.reshape(-1, *shape)
+    first = network.operations[0]
+    sample = images[:100].reshape(-1, *shape)
+    signs = run_network(network, network.encode(sample))[first.output]
+    inner = onnx.load(path)
+    name = next(node.output[0] for node in inner.graph.node if node.op_type == "Relu")
+    del inner.graph.output[:]
+    inner.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    real = np.moveaxis(runtime(inner, sample).reshape(100, signs.shape[-1], -1), 2, 1)
+    if maker is mlp:
+        # As many signs are positive as float answers reach their mean, and those of equal sums.
+        excess = (signs > 0).mean(axis=(0, 1, 2)) - (real >= real.mean(axis=(0, 1))).mean(
+            axis=(0, 1)
+        )
+        assert excess.min() > -1e-9
+        assert excess.mean() < 0.06
     # Thresholds lie halfway between two sums: no rounding of a runtime makes a difference.
     np.testing.assert_allclose(run(test), runtime(without_qonnx(model), test), atol=1e-3)
+
+
+def test_two_values_are_binarized_exactly(tmp_path):
+    rng = np.random.default_rng(0)
+    image = np.array([5.0, -1.0, 0.0, 30.0])[:, None, None] + 2 * rng.choice([-1, 1], (20, 4, 5, 5))
+    filters = rng.choice([-0.3, 0.3], (6, 2, 3, 3))
+    vector = rng.normal(size=12) + 0.5 * rng.choice([-1, 1], (50, 12))
+    matrix = rng.choice([-0.2, 0.2], (12, 5))
+    for shape, x, op, weights, attributes in (
+        ((4, 5, 5), image, "Conv", filters, {"group": 2}),
+        ((12,), vector, "Gemm", matrix, {}),
+    ):
+        g = Float(*shape)
+        path = g.save(tmp_path / "m.onnx", g("Relu", g(op, "x", weights, **attributes)))
+        x = x.astype(np.float32)
+        _, _, run = quantized(path, get_pe("bnn32"), x)
+        np.testing.assert_allclose(run(x), runtime(path.read_bytes(), x), atol=1e-4)
 
 
 def test_binary_pools_and_groups(tmp_path):
     rng = np.random.default_rng(0)
     g = Float(4, 6, 6)
     x = g("Conv", "x", rng.normal(size=(8, 2, 3, 3)), rng.normal(size=8), group=2, name="grouped")
-    x = g("GlobalAveragePool", g("Clip", x, np.float64(-1.0), np.float64(6.0)))
+    x = g("AveragePool", g("Clip", x, np.float64(-1.0), np.float64(6.0)), kernel_shape=[2, 2])
+    x = g("GlobalAveragePool", g("MaxPool", x, kernel_shape=[2, 2]))
     path = g.save(tmp_path / "m.onnx", g("Gemm", g("Flatten", x), rng.normal(size=(8, 3))))
     x = rng.normal(size=(50, 4, 6, 6)).astype(np.float32)
     model, _, run = quantized(path, get_pe("bnn64"), x)
