@@ -18,6 +18,7 @@ from typing import Any
 import hwgen
 import pe_library
 import synth
+from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.config import ArrayConfig
 from hwgen.errors import UserError
 from hwgen.verilog import tool_versions
@@ -33,7 +34,7 @@ from .mapping import MULTIPLIERS, FpgaMapping, fpga_mappings, multiplier_options
 from .store import Entry, Store, canonical, sha256
 from .table import COLUMNS, Row
 from .targets import AsicTarget, FpgaTarget, Target, resolve_target
-from .units import UNITS, Unit, make_unit
+from .units import UNITS, Unit, array_of, make_unit
 
 __all__ = ["METHODS", "OBJECTIVES", "Point", "changed_points", "inputs_digest", "measure"]
 
@@ -64,6 +65,9 @@ class Point:
         One of :data:`~synth.units.UNITS`. The unit ``pe`` is a cell of an array of 16 rows.
     config : ArrayConfig
         The configuration. A multiplier of its PE that is left at ``"dsp"`` is mapped every way.
+    accelerator : tuple of (name, value)
+        What differs from an accelerator's defaults, by the names of AcceleratorConfig; of the unit
+        ``accelerator`` only.
     target : str
         Name of the target.
     liberty : Path, optional
@@ -91,6 +95,7 @@ class Point:
     unit: str
     config: ArrayConfig
     target: str
+    accelerator: tuple[tuple[str, Any], ...] = ()
     liberty: Path | None = None
     method: str = "flat"
     objective: str | None = None
@@ -108,8 +113,18 @@ class Point:
         if not isinstance(self.energy, bool):
             raise TypeError(f"energy must be true or false, not {self.energy!r}")
         check_integer("seconds", self.seconds, 1, 1_000_000)
+        if self.accelerator and self.unit != "accelerator":
+            name = self.accelerator[0][0]
+            raise ValueError(f"{name} must be left out but with unit 'accelerator'")
+        self.design(self.config)  # checks it
         if self.method == "hierarchical" and self.unit != "array":
             raise ValueError(f"method must be flat for unit {self.unit}, which is one definition")
+
+    def design(self, config: ArrayConfig) -> ArrayConfig | AcceleratorConfig:
+        """Return what is measured around an array: the array itself, or the accelerator."""
+        if self.unit != "accelerator":
+            return config
+        return AcceleratorConfig(array=config, **dict(self.accelerator))
 
     def check_objective(self) -> None:
         """Check that the objective can be measured on the target.
@@ -120,6 +135,11 @@ class Point:
             If it cannot, or there is no such target.
         """
         target = self.resolve()
+        if self.unit == "accelerator" and not isinstance(target, FpgaTarget):
+            raise UserError(
+                f"unit accelerator must be measured on an FPGA, not on {target.name}: its buffers "
+                "are block RAM, which standard cells lack"
+            )
         if not isinstance(target, FpgaTarget) or self.best_for == "area":
             return
         if self.best_for == "energy":
@@ -146,7 +166,9 @@ class Point:
         return {
             "design__unit": self.unit,
             "design__pe": config.name,
-            "design__pe_options": " ".join(f"{k}={v}" for k, v in _differences(config).items()),
+            "design__pe_options": " ".join(
+                f"{k}={v}" for k, v in (*_differences(config).items(), *self.accelerator)
+            ),
             "design__rows": 1 if alone else config.rows,
             "design__cols": 1 if alone else config.cols,
             "design__dataflow": config.dataflow,
@@ -173,6 +195,8 @@ class Point:
             words += ["--max-k", str(config.max_k)]
         for name, value in _differences(config).items():
             words += ["--pe-option", f"{name}={value}"]
+        for name, value in self.accelerator:
+            words += [f"--{name.replace('_', '-')}", str(value)]
         words += ["--target", self.target, "--objective", self.best_for]
         if self.liberty is not None:
             words += ["--liberty", f"{self.target}={self.liberty.name}"]
@@ -204,11 +228,14 @@ def _differences(config: ArrayConfig) -> dict[str, Any]:
 
 
 @functools.cache
-def _generator_digest() -> str:
+def _generator_digest(kind: str) -> str:
     """Return a hash of everything that decides emitted Verilog, short of the configuration."""
     digest = hashlib.sha256(canonical(tool_versions()).encode())
-    for package in (pe_library, hwgen):
-        for path in sorted(Path(str(package.__file__)).parent.glob("*.py")):
+    folders = [Path(str(package.__file__)).parent for package in (pe_library, hwgen)]
+    if kind == "accelerator":
+        folders.append(folders[-1] / "accelerator")
+    for folder in folders:
+        for path in sorted(folder.glob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -218,14 +245,14 @@ def _pe_digest(pe: ProcessingElement) -> str:
     return sha256(Path(inspect.getfile(type(pe))).read_bytes())
 
 
-def emitted(store: Store, kind: str, config: ArrayConfig) -> Unit:
+def emitted(store: Store, kind: str, config: ArrayConfig | AcceleratorConfig) -> Unit:
     """Return a unit; its Verilog is emitted once for each state of the generator's source."""
     spec = {
         "job": "emit Verilog",
         "unit": kind,
         "configuration": config.as_dict(),
-        "generator": _generator_digest(),
-        "pe": _pe_digest(config.pe),
+        "generator": _generator_digest(kind),
+        "pe": _pe_digest(array_of(config).pe),
     }
 
     def work(folder: Path) -> Mapping[str, Any]:
@@ -235,7 +262,7 @@ def emitted(store: Store, kind: str, config: ArrayConfig) -> Unit:
 
     kept = store.run(spec, work)
     ports = tuple((name, is_input, width) for name, is_input, width in kept.result["ports"])
-    return Unit(kind, config, kept.result["top"], kept.text("unit.v"), ports)
+    return Unit(kind, array_of(config), kept.result["top"], kept.text("unit.v"), ports)
 
 
 def _with(config: ArrayConfig, multiplier: str) -> ArrayConfig:
@@ -244,6 +271,11 @@ def _with(config: ArrayConfig, multiplier: str) -> ArrayConfig:
         return config
     options: dict[str, Any] = {"multiplier": MULTIPLIERS[multiplier][0]}
     return replace(config, pe=replace(config.pe, **options))
+
+
+def _whole(point: Point, kind: str, config: ArrayConfig) -> ArrayConfig | AcceleratorConfig:
+    """Return the configuration of a kind of unit that a point needs."""
+    return point.design(config) if kind == point.unit else config
 
 
 @functools.cache
@@ -269,7 +301,9 @@ def inputs_digest(store: Store, point: Point) -> str:
     target = point.resolve()
     kinds = ["pe"] if point.unit == "pe" else ["pe", point.unit]
     rtl = {
-        f"{kind} {multiplier}": emitted(store, kind, _with(point.config, multiplier)).sha256
+        f"{kind} {multiplier}": emitted(
+            store, kind, _whole(point, kind, _with(point.config, multiplier))
+        ).sha256
         for kind in kinds
         for multiplier in {m and MULTIPLIERS[m][0]: m for m in
                            multiplier_options(point.config.pe)}.values()
@@ -388,7 +422,7 @@ def _measure_fpga(store: Store, point: Point, target: FpgaTarget) -> Row:
     seeds = range(1, point.seeds + 1)
 
     def mapped(kind: str, mapping: FpgaMapping, config: ArrayConfig = config) -> Entry:
-        unit = emitted(store, kind, _with(config, mapping.multiplier))
+        unit = emitted(store, kind, _whole(point, kind, _with(config, mapping.multiplier)))
         return fpga.synthesize(store, unit, target, mapping, seconds=seconds)
 
     def luts(entry: Entry) -> int:
@@ -404,7 +438,7 @@ def _measure_fpga(store: Store, point: Point, target: FpgaTarget) -> Row:
 
     mapping, message = _best(fpga_mappings(config.pe, target), score, lambda m: m.name)
     row: Row = {"flow__mapping": mapping.name, "flow__message": message}
-    unit = emitted(store, point.unit, _with(config, mapping.multiplier))
+    unit = emitted(store, point.unit, point.design(_with(config, mapping.multiplier)))
     row["flow__rtl_sha256"] = unit.sha256
 
     if point.method == "hierarchical":

@@ -20,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.config import ArrayConfig
 from hwgen.errors import UserError
 from testbench.tools import set_jobs, stop_all
@@ -39,6 +40,8 @@ _OF_CONFIG = (
     "pe", "rows", "cols", "dataflow", "lanes", "pipeline", "accumulator_bits", "overflow", "max_k",
     "pe_options",
 )  # fmt: skip
+#: Options of an accelerator around it.
+_OF_ACCELERATOR = tuple(name for name in AcceleratorConfig.__dataclass_fields__ if name != "array")
 #: Cells stand in an array of this many rows: their operands and partial sums are of its middle row.
 PE_ROWS = 16
 #: The reduction that a single cell's sums are exact for unless told otherwise: ResNet's 512·3·3.
@@ -59,7 +62,7 @@ def point_of(options: Mapping[str, Any], liberty: Mapping[str, Path]) -> Point:
         With a sentence that names the option, its value and what is allowed.
     """
     options = dict(options)
-    allowed = (*_OF_POINT, *_OF_CONFIG, "size", "exact_for")
+    allowed = (*_OF_POINT, *_OF_CONFIG, *_OF_ACCELERATOR, "size", "exact_for")
     for name in options:
         if name not in allowed:
             raise ValueError(f"option must be one of {', '.join(allowed)}, not {name!r}")
@@ -82,17 +85,19 @@ def point_of(options: Mapping[str, Any], liberty: Mapping[str, Path]) -> Point:
         if "accumulator_bits" in options:
             raise ValueError("exact_for must be given without accumulator_bits")
         products = options.pop("exact_for")
-        pe = ArrayConfig.from_options(options).pe
+        array = {name: value for name, value in options.items() if name not in _OF_ACCELERATOR}
+        pe = ArrayConfig.from_options(array).pe
         if isinstance(products, bool) or not isinstance(products, int) or products < 1:
             raise ValueError(f"exact_for must be an integer of at least 1, not {products!r}")
         options["accumulator_bits"] = max(2, pe.accumulator_bits(products))
         if options.get("dataflow") == "os" and "max_k" not in options:
             options["max_k"] = products
+    around = tuple((name, options.pop(name)) for name in _OF_ACCELERATOR if name in options)
     config = ArrayConfig.from_options(options)
     target = own["target"]
     if not isinstance(target, str):
         raise TypeError(f"target must be a name, not {target!r}")
-    point = Point(**own, config=config, liberty=liberty.get(target))
+    point = Point(**own, config=config, accelerator=around, liberty=liberty.get(target))
     point.check_objective()  # resolves the target
     return point
 

@@ -86,9 +86,17 @@ def _energy(per: str, operands: str, activity: str) -> Column:
 
 #: All columns, in the order of the file.
 COLUMNS: tuple[Column, ...] = (
-    Column("design__unit", "", "identity", str, "what was measured: pe (one cell), array"),
+    Column(
+        "design__unit", "", "identity", str, "what was measured: pe (one cell), array, accelerator"
+    ),
     Column("design__pe", "", "identity", str, "the processing element, as `hwgen list` names it"),
-    Column("design__pe_options", "", "identity", str, "what differs from that preset: a=1 b=2"),
+    Column(
+        "design__pe_options",
+        "",
+        "identity",
+        str,
+        "what differs from that preset, or from an accelerator's defaults: a=1 b=2",
+    ),
     Column("design__rows", "", "identity", int, "rows of PEs (1 for unit pe)"),
     Column("design__cols", "", "identity", int, "columns of PEs (1 for unit pe)"),
     Column("design__dataflow", "", "identity", str, "ws or os: weight- or output-stationary"),

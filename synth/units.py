@@ -9,16 +9,19 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from amaranth.hdl import Value
 
+from hwgen.accelerator.accelerator import Accelerator
+from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.array import DATAFLOWS, SystolicArray
 from hwgen.config import ArrayConfig
 from hwgen.verilog import emit_verilog
 from pe_library.checks import check_choice
 from pe_library.shared import SharedComponent
 
-__all__ = ["UNITS", "Unit", "make_unit"]
+__all__ = ["UNITS", "Unit", "array_of", "make_unit"]
 
 
 def _cell(config: ArrayConfig) -> SharedComponent:
@@ -28,8 +31,13 @@ def _cell(config: ArrayConfig) -> SharedComponent:
 
 #: The kinds of units: what of a configuration is measured. ``pe`` is one cell of the dataflow, the
 #: arithmetic and the registers that it has in an array; ``array`` is the whole array with its
-#: streams, as `hwgen generate` writes it.
-UNITS: dict[str, Callable[[ArrayConfig], SharedComponent]] = {"pe": _cell, "array": SystolicArray}
+#: streams, as `hwgen generate` writes it; ``accelerator`` the array with its buffers, sequencer and
+#: post-processing (`hwgen generate --accelerator`), of an AcceleratorConfig.
+UNITS: dict[str, Callable[[Any], SharedComponent]] = {
+    "pe": _cell,
+    "array": SystolicArray,
+    "accelerator": Accelerator,
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Unit:
     kind : str
         One of :data:`UNITS`.
     config : ArrayConfig
-        The configuration it is of.
+        The array that it is, or is of.
     top : str
         Name of its module.
     verilog : str
@@ -114,7 +122,7 @@ endmodule
 """
 
 
-def make_unit(kind: str, config: ArrayConfig) -> Unit:
+def make_unit(kind: str, config: ArrayConfig | AcceleratorConfig) -> Unit:
     """Emit a unit of a configuration.
 
     Raises
@@ -130,4 +138,9 @@ def make_unit(kind: str, config: ArrayConfig) -> Unit:
     )
     # Comments, waivers of lints among them, decide nothing that is measured.
     verilog = re.sub(r"^(//|/\*).*\n", "", emit_verilog(component), flags=re.MULTILINE)
-    return Unit(kind, config, component.definition, verilog, ports)
+    return Unit(kind, array_of(config), component.definition, verilog, ports)
+
+
+def array_of(config: ArrayConfig | AcceleratorConfig) -> ArrayConfig:
+    """Return the array of a configuration, which is the whole of it unless of an accelerator."""
+    return config.array if isinstance(config, AcceleratorConfig) else config

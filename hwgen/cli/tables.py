@@ -8,7 +8,7 @@ from typing import Any
 
 from hwgen.errors import UserError
 
-from .flags import CONFIGURATION, Add, add_configuration, integer, options_of
+from .flags import ACCELERATOR, CONFIGURATION, Add, add_configuration, integer, options_of
 
 __all__ = ["add_commands"]
 
@@ -24,10 +24,10 @@ def add_commands(add: Add) -> None:
         "Measure area, clock and energy of one configuration, or of a sweep file's.",
     )
     command.add_argument("sweep", nargs="?", metavar="SWEEP.toml", help="a file of many points")
-    add_configuration(command)
+    add_configuration(command, accelerator=True)
     group = command.add_argument_group("one point (without SWEEP.toml)")
     group.add_argument("--target", metavar="NAME[,NAME...]", help="see `hwgen targets`")
-    group.add_argument("--unit", metavar="pe|array", help="what is measured (array)")
+    group.add_argument("--unit", metavar="pe|array|accelerator", help="what is measured (array)")
     group.add_argument("--seeds", type=integer, metavar="N", help="routings per FPGA point (5)")
     group.add_argument("--objective", metavar="area|fmax|area_delay|energy",
                        help="of the mapping kept (FPGA: area, ASIC: area_delay)")  # fmt: skip
@@ -146,8 +146,8 @@ def _characterize(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_point_flags(arguments: argparse.Namespace) -> None:
-    flags = [*_POINT_FLAGS, *CONFIGURATION, "target", "config", "pe_option", "time_limit",
-             "hierarchical", "no_energy", "no_flat_check"]  # fmt: skip
+    flags = [*_POINT_FLAGS, *CONFIGURATION, *ACCELERATOR, "target", "config", "pe_option",
+             "time_limit", "hierarchical", "no_energy", "no_flat_check"]  # fmt: skip
     for name in flags:
         value = getattr(arguments, name)
         if value is not None and value is not False and value != []:  # 0 is a value
