@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Value
+from amaranth.hdl import Module
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
@@ -127,17 +127,6 @@ class SystolicArray(SharedComponent):
             self.o_sum.payload.data.eq(sum_deskew.o),
         ]
         return m
-
-    def ports(self) -> list[dict[str, Any]]:
-        """List the ports of the Verilog: name, direction and width in bits."""
-        ports = [("clk", "input", 1), ("rst", "input", 1)]
-        for path, member, value in self.signature.flatten(self):
-            direction = "input" if member.flow.name == "In" else "output"
-            ports.append(("__".join(path), direction, len(Value.cast(value))))
-        return [
-            {"name": name, "direction": direction, "width": width}
-            for name, direction, width in ports
-        ]
 
     def layout(self) -> dict[str, dict[str, Any]]:
         """Describe each stream: codes in a beat, bits of a code, and where ``last`` is."""

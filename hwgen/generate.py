@@ -14,13 +14,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .accelerator.accelerator import Accelerator
+from .accelerator.axi import REGISTERS, AxiAccelerator
 from .accelerator.config import AcceleratorConfig
 from .accelerator.registers import register_widths
 from .array import SystolicArray
 from .config import ArrayConfig
 from .errors import UserError
-from .verilog import emit_verilog, tool_versions
+from .verilog import emit_verilog, list_ports, tool_versions
 
 __all__ = [
     "Generated",
@@ -60,7 +60,7 @@ class Generated(Generic[Config]):
         return {
             f"{name}.v": self.verilog,
             f"{name}.json": json.dumps(self.sidecar, indent=2) + "\n",
-            f"{name}.core": _fusesoc_core(name),
+            f"{name}.core": _fusesoc_core(name, self.sidecar.get("top", name)),
         }
 
     def write(self, directory: Path | str, *, force: bool = False) -> list[Path]:
@@ -90,15 +90,15 @@ def generate(config: ArrayConfig) -> Generated[ArrayConfig]:
         "versions": versions,
         "latency_cycles": array.latency,
         "macs_per_cycle": config.macs_per_cycle,
-        "ports": array.ports(),
+        "ports": list_ports(array),
         "streams": array.layout(),
     }
     return Generated(config, verilog, sidecar)
 
 
 def generate_accelerator(config: AcceleratorConfig) -> Generated[AcceleratorConfig]:
-    """Emit the accelerator of a configuration."""
-    accelerator = Accelerator(config)
+    """Emit the accelerator of a configuration, on AXI; its module is ``NAME_axi``."""
+    accelerator = AxiAccelerator(config)
     array = config.array
     text = emit_verilog(accelerator)
     versions = tool_versions()
@@ -118,10 +118,15 @@ def generate_accelerator(config: AcceleratorConfig) -> Generated[AcceleratorConf
         "verilog_sha256": hashlib.sha256(verilog.encode()).hexdigest(),
         "versions": versions,
         "macs_per_cycle": array.macs_per_cycle,
-        "ports": accelerator.ports(),
+        "top": accelerator.definition,
+        "ports": list_ports(accelerator),
         "buffers": {
             name: {"words": words, "bits": bits} for name, (bits, words) in config.buffers.items()
         },
+        "axi_lite": [
+            {"name": r.name, "offset": r.offset, "access": r.access, "meaning": r.meaning}
+            for r in REGISTERS
+        ],
         "registers": [
             {"number": i, "name": name, "bits": bits}
             for i, (name, bits) in enumerate(register_widths(config).items())
@@ -130,7 +135,7 @@ def generate_accelerator(config: AcceleratorConfig) -> Generated[AcceleratorConf
     return Generated(config, verilog, sidecar)
 
 
-def _fusesoc_core(name: str) -> str:
+def _fusesoc_core(name: str, top: str) -> str:
     """Return a FuseSoC core description (CAPI2) of one Verilog file."""
     return f"""CAPI=2:
 name: "hwgen:arrays:{name}:{version("hwgen")}"
@@ -145,7 +150,7 @@ filesets:
 targets:
   default: &default
     filesets: [rtl]
-    toplevel: {name}
+    toplevel: {top}
   lint:
     <<: *default
     default_tool: verilator

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import textwrap
 from importlib.metadata import version
+from typing import Any
 
 from amaranth.back import rtlil  # type: ignore[attr-defined]
-from amaranth.hdl import ClockSignal, Instance, ResetSignal
+from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
 
 from pe_library.shared import SharedComponent
 
-__all__ = ["emit_verilog", "tool_versions"]
+__all__ = ["emit_verilog", "list_ports", "tool_versions"]
 
 #: Processes become flip-flops with enable and reset, widths shrink to what is used; nothing is
 #: mapped.
@@ -32,6 +33,12 @@ _WAIVERS = {
     "WIDTHEXPAND": "operators take operands of their natural width and extend them, by sign where "
     "$signed",
 }
+#: The same of accelerators, which choose among several conditions: Yosys writes a `casez`.
+_CHOICE_WAIVERS = {
+    "CASEOVERLAP": "a choice has a list of conditions, of which at most one holds",
+    "WIDTHTRUNC": "`!` of a number asks whether it is 0; a shift gives the bits that are wanted",
+    "CMPCONST": "a buffer may have as many words as its address can tell apart",
+}
 #: Initial values: registers that need one are reset, the others never show theirs.
 _INITIAL_VALUE = re.compile(r"^ *attribute \\init .*\n", re.MULTILINE)
 #: A memory of zeros would be a line of Verilog a word; buffers are written before they are read.
@@ -44,6 +51,8 @@ _REPEATED_WIRE = re.compile(
     r"(^  (?:in|out)put ((?:\[\d+:0\] )?\S+) ?;\n)  wire \2 ?;\n", re.MULTILINE
 )
 
+#: At most one condition holds: an attribute says so, where Yosys writes an old kind of comment.
+_PARALLEL = re.compile(r"(casez \(.*\)) // synopsys parallel_case$", re.MULTILINE)
 #: Where several signals have one name, Amaranth tells them apart by a number behind a `$`, and the
 #: parts of a structure by a dot. Both can be had without escaping.
 _ESCAPED = re.compile(r"\\(\w+[$.][\w$.]*) ")
@@ -63,6 +72,17 @@ def _one_paragraph(match: re.Match[str]) -> str:
     words = " ".join(match[0].split()).replace(" ( .", " (.").replace(") );", "));")
     return textwrap.fill(words, 100, initial_indent="  ", subsequent_indent="    ",
                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
+
+
+def list_ports(component: SharedComponent) -> list[dict[str, Any]]:
+    """List the ports of a component's Verilog: name, direction and width in bits."""
+    ports = [("clk", "input", 1), ("rst", "input", 1)]
+    for path, member, value in component.signature.flatten(component):
+        direction = "input" if member.flow.name == "In" else "output"
+        ports.append(("__".join(path), direction, len(Value.cast(value))))
+    return [
+        {"name": name, "direction": direction, "width": width} for name, direction, width in ports
+    ]
 
 
 def tool_versions() -> dict[str, str]:
@@ -101,8 +121,10 @@ class _Emitter:
         return Instance(name, **ports)
 
     def define(self, component: SharedComponent) -> None:
-        self._open.append(component)
         name = self.name_of(component)
+        if name in map(self.name_of, self._open):
+            raise AssertionError(f"{name} is defined within itself")
+        self._open.append(component)
         text = rtlil.convert(component, name=name, platform=self, emit_src=False)
         self._open.pop()
         self.definitions[name] = component, _INITIAL_VALUE.sub("", _ZERO_MEMORY.sub("", text))
@@ -130,11 +152,13 @@ def emit_verilog(component: SharedComponent) -> str:
         raise RuntimeError(f"Yosys failed (exit status {run.returncode}): {run.stderr.strip()}")
     text = _REPEATED_WIRE.sub(r"\1", run.stdout.partition("\n")[2])
     text = _ESCAPED.sub(_plain_name, text)
+    text = _PARALLEL.sub(r"(* parallel_case *) \1", text)
     text = _INSTANCE.sub(_one_paragraph, text)
     for name, (defined, _) in emitter.definitions.items():
         title = (defined.__doc__ or "").partition("\n")[0].translate(_PLAIN)
         text = text.replace(f"\nmodule {name}(", f"\n// {title}\nmodule {name}(", 1)
+    rules = _WAIVERS | (_CHOICE_WAIVERS if "casez" in text else {})
     waivers = "".join(
-        f"// {reason}:\n/* verilator lint_off {rule} */\n" for rule, reason in _WAIVERS.items()
+        f"// {reason}:\n/* verilator lint_off {rule} */\n" for rule, reason in rules.items()
     )
     return waivers + text

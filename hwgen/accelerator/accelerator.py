@@ -10,11 +10,11 @@
             └─ parameters ─│───────────────────────────────────────────────► (bias, …) ──►│
                            └──────────────────────── results ◄────────────────────────────┘
                                                         └─► o
+
+Before an output-stationary array, a transposer collects pixels and gives a few channels of all.
 """
 
-from typing import Any
-
-from amaranth.hdl import Module, Mux, Value
+from amaranth.hdl import Module, Mux
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
@@ -31,6 +31,7 @@ from .registers import MODES
 from .results import Results
 from .sequencer import Sequencer
 from .streamers import ActivationStreamer, WeightStreamer
+from .transposer import Transposer
 
 __all__ = ["Accelerator"]
 
@@ -147,15 +148,27 @@ class Accelerator(SharedComponent):
 
         # Operands to the array, or past it.
         codes = act_streamer.o.payload.codes
+        operands = array.i_act
+        if config.array.dataflow == "os":
+            m.submodules.transposer = transposer = Transposer(
+                config.array.rows, config.array.pe.lanes * config.array.pe.activation.bits
+            )
+            operands = transposer.i
+            m.d.comb += [
+                array.i_act.valid.eq(transposer.o.valid),
+                array.i_act.payload.data.eq(transposer.o.payload.data),
+                array.i_act.payload.last.eq(transposer.o.payload.last),
+                transposer.o.ready.eq(array.i_act.ready),
+            ]
         m.d.comb += [
-            array.i_act.valid.eq(act_streamer.o.valid & ~past),
-            array.i_act.payload.data.eq(codes),
-            array.i_act.payload.last.eq(act_streamer.o.payload.last),
+            operands.valid.eq(act_streamer.o.valid & ~past),
+            operands.payload.data.eq(codes),
+            operands.payload.last.eq(act_streamer.o.payload.last),
             direct.i.valid.eq(act_streamer.o.valid & past),
             direct.i.payload.codes.eq(codes),
             direct.i.payload.last.eq(act_streamer.o.payload.last),
             direct.i.payload.second.eq(act_streamer.o.payload.second),
-            act_streamer.o.ready.eq(Mux(past, direct.i.ready, array.i_act.ready)),
+            act_streamer.o.ready.eq(Mux(past, direct.i.ready, operands.ready)),
             array.i_weight.valid.eq(weight_streamer.o.valid),
             array.i_weight.payload.eq(weight_streamer.o.payload),
             weight_streamer.o.ready.eq(array.i_weight.ready),
@@ -180,19 +193,9 @@ class Accelerator(SharedComponent):
             postprocess.i.valid.eq(accumulate.o.valid),
             postprocess.i.payload.eq(accumulate.o.payload),
             accumulate.o.ready.eq(postprocess.i.ready),
-            results.i.valid.eq(postprocess.o.valid),
+            # A run of sums leaves copies of them behind; they are dropped as the next one starts.
+            results.i.valid.eq(postprocess.o.valid & ~sequencer.start),
             results.i.payload.eq(postprocess.o.payload),
             postprocess.o.ready.eq(results.i.ready),
         ]
         return m
-
-    def ports(self) -> list[dict[str, Any]]:
-        """List the ports of the Verilog: name, direction and width in bits."""
-        ports = [("clk", "input", 1), ("rst", "input", 1)]
-        for path, member, value in self.signature.flatten(self):
-            direction = "input" if member.flow.name == "In" else "output"
-            ports.append(("__".join(path), direction, len(Value.cast(value))))
-        return [
-            {"name": name, "direction": direction, "width": width}
-            for name, direction, width in ports
-        ]

@@ -10,7 +10,7 @@ from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
 from .nest import LoopNest
-from .registers import MODES, SUMMED_LOOPS, registers_layout
+from .registers import MODES, loops_of, registers_layout
 
 __all__ = ["Accumulate"]
 
@@ -19,7 +19,8 @@ class Accumulate(SharedComponent):
     """Adds up passes, or takes their maximum, pixel by pixel; hands on the last one's results.
 
     One beat a cycle; a result leaves 1 cycle after the last of its sums came. A pass has as many
-    beats as the accumulator buffer has words, or fewer.
+    beats as the accumulator buffer has words, or fewer. Sums of an output-stationary array are
+    handed on as they are.
 
     Members
     -------
@@ -57,27 +58,37 @@ class Accumulate(SharedComponent):
         m.submodules.memory = memory
         write = memory.write_port()
         read = memory.read_port(transparent_for=(write,))
-        m.submodules.passes = passes = LoopNest(len(SUMMED_LOOPS), {})
-        for i, loop in enumerate(SUMMED_LOOPS):
-            m.d.comb += getattr(passes, f"extent_{i}").eq(self.registers[f"extent_{loop}"])
+        maximum = self.registers.mode[MODES["maximum"]]
+        # Passes of a block of output channels: those that are summed, and then those of its pixels.
+        loops = loops_of(self.config)
+        counted = (*loops.summed, *(loop for loop in loops.outside if loop in loops.pixels))
+        m.submodules.passes = passes = LoopNest(len(counted), {})
+        for i, loop in enumerate(counted):
+            extent: Value = self.registers[f"extent_{loop}"]
+            if self.config.array.dataflow == "os" and loop in loops.summed:
+                # What comes out of the array is summed already.
+                extent = Mux(self.registers.mode[MODES["direct"]], extent, 0)
+            m.d.comb += getattr(passes, f"extent_{i}").eq(extent)
 
         place = Signal(ceil_log2(depth))
         following = Signal.like(place)
-        first = Signal()  # this is the first pass of a block
-        final = Signal()  # this is its last pass
+        first = Signal()  # this is the first of the passes that are summed
+        final = Signal(name="final_pass")  # this is the last of them
+        ends = Signal()  # this is the last of a block of output channels
         take = Signal()
         m.d.comb += [
             self.i.ready.eq(~self.o.valid | self.o.ready),
             take.eq(self.i.valid & self.i.ready),
-            final.eq(passes.at_end.all()),
+            final.eq(passes.at_end[: len(loops.summed)].all()),
+            ends.eq(self.i.payload.last & passes.at_end.all()),
             following.eq(Mux(self.i.payload.last, 0, place + 1)),
             # Read ahead: the place of the next beat is known.
             read.addr.eq(Mux(take, following, place)),
             read.en.eq(1),
             write.addr.eq(place),
             write.en.eq(take & ~final),
-            passes.next.eq(take & self.i.payload.last & ~final),
-            passes.start.eq(self.start | (take & self.i.payload.last & final)),
+            passes.next.eq(take & self.i.payload.last & ~ends),
+            passes.start.eq(self.start | (take & ends)),
         ]
         with m.If(take):
             m.d.sync += place.eq(following)
@@ -86,7 +97,6 @@ class Accumulate(SharedComponent):
         with m.If(self.start):
             m.d.sync += [place.eq(0), first.eq(1)]
 
-        maximum = self.registers.mode[MODES["maximum"]]
         totals: list[Value] = []
         for c in range(cols):
             new = Signal(signed(bits), name=f"new_{c}")
@@ -104,7 +114,7 @@ class Accumulate(SharedComponent):
         with m.If(self.i.ready):
             m.d.sync += [
                 self.o.valid.eq(self.i.valid & final),
-                self.o.payload.last.eq(self.i.payload.last),
+                self.o.payload.last.eq(ends),
                 *(
                     self.o.payload.sums.word_select(c, bits).eq(total)
                     for c, total in enumerate(totals)

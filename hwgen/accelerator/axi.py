@@ -172,7 +172,8 @@ class AxiAccelerator(SharedComponent):
         ]
 
         status = Signal(8)
-        programs, errors = Signal(32), Signal(32)
+        programs = Signal(32)
+        errors = Signal(32)
         begun = self._streams(m, accelerator, clear, status, programs, errors)
 
         latched = Signal(32)
@@ -277,7 +278,8 @@ class AxiAccelerator(SharedComponent):
 
     def _writes(self, m: Module, clear: Signal) -> None:
         """Answer writes of the AXI4-Lite."""
-        addressed, filled = Signal(), Signal()  # address, data have come
+        addressed = Signal()  # the address has come
+        filled = Signal()  # the data have
         address = Signal(ADDRESS_BITS - 2)
         ones = Signal()  # the lowest bit, where it is written
         m.d.comb += [self.s_axil_awready.eq(~addressed), self.s_axil_wready.eq(~filled)]

@@ -27,7 +27,7 @@ class AcceleratorConfig:
     Parameters
     ----------
     array : ArrayConfig
-        The array, weight-stationary. Its activations are integers or bipolar.
+        The array, of either dataflow. Its activations are integers or bipolar.
     activation_buffer, weight_buffer, accumulator_buffer, parameter_buffer : int
         Capacity in bytes, rounded up to whole words: activations of all layers that live at the
         same time; weights in the order in which the array takes them; sums of ``cols`` channels,
@@ -58,10 +58,6 @@ class AcceleratorConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.array, ArrayConfig):
             raise TypeError(f"array must be an ArrayConfig, not {self.array!r}")
-        if self.array.dataflow != "ws":
-            raise ValueError(
-                f"dataflow must be 'ws' in an accelerator, not {self.array.dataflow!r}"
-            )
         if self.array.overflow != "error":
             raise ValueError(
                 f"overflow must be 'error' in an accelerator, not {self.array.overflow!r}"
@@ -114,7 +110,7 @@ class AcceleratorConfig:
 
     @property
     def read_codes(self) -> int:
-        """Activations that enter the array in a cycle: ``rows * lanes``."""
+        """Codes that enter the array in a cycle, and that are read: ``rows * lanes``."""
         return self.array.rows * self.array.pe.lanes
 
     @property
@@ -129,7 +125,7 @@ class AcceleratorConfig:
 
     @property
     def weight_bits(self) -> int:
-        """Width of a word of the weight buffer: one row of the array."""
+        """Width of a word of the weight buffer: what enters the array in a cycle."""
         return self.array.cols * self.array.pe.lanes * self.array.pe.weight.bits
 
     @property

@@ -89,9 +89,15 @@ class Direct(SharedComponent):
         left = Signal(5)
         m.d.comb += [zero.eq(chosen("direct_zero")), left.eq(chosen("direct_left"))]
         if multiplies:
-            multiplier, right, plain = Signal(31), Signal(5), Signal()
-            left_1, right_1, left_2, right_2 = Signal(5), Signal(5), Signal(5), Signal(5)
-            plain_1, plain_2 = Signal(), Signal()
+            multiplier = Signal(31)
+            right = Signal(5)
+            plain = Signal()
+            left_1 = Signal(5)
+            right_1 = Signal(5)
+            left_2 = Signal(5)
+            right_2 = Signal(5)
+            plain_1 = Signal()
+            plain_2 = Signal()
             m.d.comb += [
                 multiplier.eq(chosen("direct_multiplier")),
                 right.eq(chosen("direct_right")),

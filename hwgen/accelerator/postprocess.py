@@ -79,8 +79,10 @@ class Multiplier(Requantizer):
 
     def stages(self, m: Module) -> Value:
         multiplier, shift = self.parameters[:31], self.parameters[31:].as_signed()
-        left, right = Signal(3), Signal(5)
-        right_1, right_2 = Signal(5), Signal(5)
+        left = Signal(3)
+        right = Signal(5)
+        right_1 = Signal(5)
+        right_2 = Signal(5)
         product = Signal(signed(len(self.sum) + 32))
         high = Signal(signed(len(self.sum)))
         scaled = Signal(signed(len(self.sum)))
@@ -110,7 +112,8 @@ class Shift(Requantizer):
 
     def stages(self, m: Module) -> Value:
         shift = self.parameters.as_signed()
-        right, left = Signal(5), Signal(5)
+        right = Signal(5)
+        left = Signal(5)
         scaled = Signal(signed(2 * len(self.sum)))
         odd = self.sum.bit_select(right, 1)  # whether the result, rounded down, is odd
         nudge = Mux(right == 0, 0, ((Const(1) << right) >> 1) - 1 + odd)
@@ -136,8 +139,10 @@ class Threshold(Requantizer):
         count = self.config.thresholds
         bits = len(self.code)
         reached = Signal(range(count + 1))
-        base, base_1 = self.parameters[count * len(self.sum) :][:bits], Signal(bits)
-        falling, falling_1 = self.parameters[-1], Signal()
+        base = self.parameters[count * len(self.sum) :][:bits]
+        base_1 = Signal(bits)
+        falling = self.parameters[-1]
+        falling_1 = Signal()
         met = [
             self.sum >= self.parameters.word_select(i, len(self.sum)).as_signed()
             for i in range(count)

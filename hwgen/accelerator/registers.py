@@ -1,24 +1,74 @@
 """What a run of the accelerator is told: registers, written by SET and taken over by RUN.
 
-The loops of a run, innermost first, are: pixels of a row of the output, rows of the output (these
-two are one *pass* of the array), channel blocks of the input, kernel columns, kernel rows (these
-three are summed), channel blocks of the output.
+A run has six loops. Two go over pixels of the output; three are summed over: channel blocks of the
+input, kernel columns, kernel rows; the last goes over channel blocks of the output. How they are
+nested depends on the dataflow (:class:`Loops`).
 """
+
+from dataclasses import dataclass
 
 from amaranth.lib import data
 
 from .config import AcceleratorConfig
 from .nest import EXTENT_BITS
 
-__all__ = ["LOOPS", "MODES", "OUT_LOOPS", "SUMMED_LOOPS", "register_widths", "registers_layout"]
+__all__ = [
+    "BLOCK_LOOP",
+    "LOOPS",
+    "MODES",
+    "Loops",
+    "loops_of",
+    "register_widths",
+    "registers_layout",
+]
 
-#: Number of loops; which of them move the place of a result, and which are summed over.
+#: Number of loops, and the outermost: channel blocks of the output.
 LOOPS = 6
-OUT_LOOPS = (0, 1, 5)
-SUMMED_LOOPS = (2, 3, 4)
+BLOCK_LOOP = 5
 #: Bits of the register ``mode``: sums come past the array; are maxima; results go to the host, as
 #: sums.
 MODES = {"direct": 0, "maximum": 1, "to_host": 2, "raw": 3}
+
+
+@dataclass(frozen=True)
+class Loops:
+    """Which loop is what; loop 0 is innermost.
+
+    Attributes
+    ----------
+    pixels : (inner, outer)
+        Over pixels of the output.
+    summed : (channel blocks, kernel columns, kernel rows)
+        Summed over.
+    """
+
+    pixels: tuple[int, int]
+    summed: tuple[int, int, int]
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Loops that move the place of a result."""
+        return (*self.pixels, BLOCK_LOOP)
+
+    @property
+    def inside(self) -> tuple[int, ...]:
+        """Loops over results of which each has one sum in a pass."""
+        return tuple(loop for loop in self.out if loop < self.summed[0])
+
+    @property
+    def outside(self) -> tuple[int, ...]:
+        """Loops over results that are made one after the other."""
+        return tuple(loop for loop in self.out if loop > self.summed[0])
+
+
+#: Weight-stationary: a pass goes over all pixels of the run, and passes are summed outside the
+#: array. Output-stationary: a pass goes over the sums of as many pixels as the array has rows.
+_LOOPS = {"ws": Loops((0, 1), (2, 3, 4)), "os": Loops((0, 4), (1, 2, 3))}
+
+
+def loops_of(config: AcceleratorConfig) -> Loops:
+    """Return the order of the loops."""
+    return _LOOPS[config.array.dataflow]
 
 
 def register_widths(config: AcceleratorConfig) -> dict[str, int]:
@@ -28,6 +78,11 @@ def register_widths(config: AcceleratorConfig) -> dict[str, int]:
     ``x_*``: the place in the input, and ``height``, ``width``: where it ends; outside of it, and in
     the granules from ``tail`` on of the last channel block, the code ``pad`` is read. ``direct_*``:
     zero point, shifts and multiplier of the two inputs of an addition (of pooling: the first).
+    ``weight_back``, output-stationary only: what the weights' address changes by when a block of
+    them is read again.
+
+    A pass of an output-stationary array has ``rows`` pixels, of which the first
+    ``extent_0 + 1`` are results.
     """
     address = (config.activation_words - 1).bit_length()
     code = config.array.pe.activation.bits
@@ -37,8 +92,10 @@ def register_widths(config: AcceleratorConfig) -> dict[str, int]:
         widths |= {f"{name}_step_{i}": width for i in range(LOOPS)}
     widths |= {"height": 16, "width": 16, "tail": 8, "pad": code}
     widths["out_base"] = address
-    widths |= {f"out_step_{i}": address for i in range(len(OUT_LOOPS))}
+    widths |= {f"out_step_{i}": address for i in range(len(loops_of(config).out))}
     widths["weight_base"] = (config.weight_words - 1).bit_length()
+    if config.array.dataflow == "os":
+        widths["weight_back"] = widths["weight_base"]
     widths["parameter_base"] = (config.parameter_words - 1).bit_length()
     widths |= {"mode": len(MODES), "zero_point": 17, "low": 17, "high": 17}
     for i in range(2):

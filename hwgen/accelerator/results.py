@@ -9,7 +9,7 @@ from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
 from .nest import LoopNest
-from .registers import MODES, OUT_LOOPS, registers_layout
+from .registers import MODES, loops_of, registers_layout
 
 __all__ = ["Results", "Serializer"]
 
@@ -58,6 +58,8 @@ class Serializer(SharedComponent):
 class Results(SharedComponent):
     """Writes the codes of a run to its output's places, or sends codes or sums to the host.
 
+    An output-stationary array gives sums of ``rows`` pixels in each pass, the last one first; those
+    beyond the loop over pixels are dropped.
     It also sends granules of the activation buffer (a store), one in each two cycles or in as many
     as it has beats.
 
@@ -116,20 +118,39 @@ class Results(SharedComponent):
         registers = self.registers
         to_host = registers.mode[MODES["to_host"]]
         raw = registers.mode[MODES["raw"]]
-        m.submodules.nest = nest = LoopNest(len(OUT_LOOPS), {"out": self.address_bits})
+        loops = loops_of(self.config).out
+        m.submodules.nest = nest = LoopNest(len(loops), {"out": self.address_bits})
         m.submodules.serializer = serializer = Serializer(
             self.config.array.cols * self.config.sum_bits, self.config.stream_bits
         )
         m.d.comb += [nest.start.eq(self.start), nest.out_base.eq(registers.out_base)]
-        for i, loop in enumerate(OUT_LOOPS):
+        for i, loop in enumerate(loops):
             m.d.comb += [
                 getattr(nest, f"extent_{i}").eq(registers[f"extent_{loop}"]),
                 getattr(nest, f"out_step_{i}").eq(registers[f"out_step_{i}"]),
             ]
+        wanted = Signal(init=1)  # the result is not dropped
+        if self.config.array.dataflow == "os":
+            final = self.config.array.rows - 1
+            extent = Signal.like(nest.extent_0)
+            skip, dropped = Signal(range(final + 1)), Signal(range(final + 1))
+            m.d.comb += [wanted.eq(dropped == skip), nest.extent_0.eq(extent)]
+            m.d.sync += [extent.eq(registers.extent_0), skip.eq(0)]
+            with m.If(~registers.mode[MODES["direct"]]):
+                with m.If(registers.extent_0 < final):
+                    m.d.sync += skip.eq(final - registers.extent_0)
+                with m.Else():
+                    m.d.sync += extent.eq(final)
+            with m.If(self.start | (nest.next & nest.at_end[0])):
+                m.d.sync += dropped.eq(0)
+            with m.Elif(self.i.valid & ~wanted):
+                m.d.sync += dropped.eq(dropped + 1)
+        offered = Signal()
         m.d.comb += [
-            self.i.ready.eq(Mux(to_host, serializer.i.ready, 1)),
-            nest.next.eq(self.i.valid & self.i.ready),
-            self.write_mask.eq((self.i.valid & ~to_host).replicate(len(self.write_mask))),
+            offered.eq(self.i.valid & wanted),
+            self.i.ready.eq(~(wanted & to_host) | serializer.i.ready),
+            nest.next.eq(offered & self.i.ready),
+            self.write_mask.eq((offered & ~to_host).replicate(len(self.write_mask))),
             self.write_addr.eq(nest.out),
             self.write_data.eq(self.i.payload[: self.code_bits]),
             self.busy.eq(nest.valid | serializer.o.valid),
@@ -164,7 +185,7 @@ class Results(SharedComponent):
             ]
         with m.Else():
             m.d.comb += [
-                serializer.i.valid.eq(self.i.valid & to_host),
+                serializer.i.valid.eq(offered & to_host),
                 serializer.i.payload.data.eq(self.i.payload),
                 serializer.i.payload.beats.eq(
                     Mux(raw, self.beats(len(self.i.payload)), self.beats(self.code_bits)) - 1

@@ -1,6 +1,6 @@
 """Streamers: they read a buffer in the order of a loop nest and offer what they find."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
@@ -8,7 +8,7 @@ from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
 from .nest import LoopNest
-from .registers import LOOPS, OUT_LOOPS, SUMMED_LOOPS, registers_layout
+from .registers import LOOPS, MODES, loops_of, registers_layout
 
 __all__ = ["ActivationStreamer", "WeightStreamer"]
 
@@ -57,11 +57,21 @@ class ActivationStreamer(SharedComponent):
 
     def body(self) -> Module:
         m = Module()
-        registers = self.registers
+        registers, loops = self.registers, loops_of(self.config)
         m.submodules.nest = nest = LoopNest(LOOPS, {"act": self.address_bits, "y": 16, "x": 16})
         m.d.comb += nest.start.eq(self.start)
         for i in range(LOOPS):
             m.d.comb += getattr(nest, f"extent_{i}").eq(registers[f"extent_{i}"])
+        pass_ends = Signal()
+        of_pass = Cat(nest.at_end[loop] for loop in loops.inside).all()
+        m.d.comb += pass_ends.eq(of_pass)
+        if self.config.array.dataflow == "os":  # `rows` pixels, for which a pass sums everything
+            with m.If(~registers.mode[MODES["direct"]]):
+                summed = Cat(nest.at_end[loop] for loop in loops.summed).all()
+                m.d.comb += [
+                    nest.extent_0.eq(self.config.array.rows - 1),
+                    pass_ends.eq(of_pass & summed),
+                ]
         for name in nest.values:
             m.d.comb += getattr(nest, f"{name}_base").eq(registers[f"{name}_base"])
             for i in range(LOOPS):
@@ -89,9 +99,9 @@ class ActivationStreamer(SharedComponent):
                 valid.eq(nest.valid),
                 # Places left of or above the input are negative: as unsigned numbers, great.
                 inside.eq((nest.y < registers.height) & (nest.x < registers.width)),
-                tail.eq(nest.at_end[SUMMED_LOOPS[0]]),
-                last.eq(nest.at_end[:2].all()),
-                second.eq(nest.odd[SUMMED_LOOPS[0]]),
+                tail.eq(nest.at_end[loops.summed[0]]),
+                last.eq(pass_ends),
+                second.eq(nest.odd[loops.summed[0]]),
             ]
         bits = self.config.granule_bits
         pad = registers.pad.replicate(self.config.granule)
@@ -104,7 +114,9 @@ class ActivationStreamer(SharedComponent):
 
 
 class WeightStreamer(SharedComponent):
-    """Reads weights in the order of the buffer, ``rows`` words for each pass of the run.
+    """Reads weights in the order of the buffer, ``rows`` words for each block that is summed.
+
+    Output-stationary, it reads those of a block of output channels again for each of its passes.
 
     Members
     -------
@@ -113,7 +125,7 @@ class WeightStreamer(SharedComponent):
     read_en, read_addr, read_data
         Port of the weight buffer.
     o : Out(stream)
-        A row of weights.
+        What enters the array in a cycle.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -137,17 +149,21 @@ class WeightStreamer(SharedComponent):
 
     def body(self) -> Module:
         m = Module()
-        passes = (*SUMMED_LOOPS, OUT_LOOPS[-1])
-        m.submodules.nest = nest = LoopNest(1 + len(passes), {"address": self.address_bits})
+        order = loops_of(self.config)
+        loops = (*order.summed, *order.outside)
+        m.submodules.nest = nest = LoopNest(1 + len(loops), {"address": self.address_bits})
         m.d.comb += [
             nest.start.eq(self.start),
             nest.extent_0.eq(self.config.array.rows - 1),
             nest.address_base.eq(self.registers.weight_base),
+            nest.address_step_0.eq(1),
         ]
-        for i, loop in enumerate(passes):
-            m.d.comb += getattr(nest, f"extent_{i + 1}").eq(self.registers[f"extent_{loop}"])
-        for i in range(nest.loops):
-            m.d.comb += getattr(nest, f"address_step_{i}").eq(1)
+        for i, loop in enumerate(loops, 1):
+            step = self.registers.weight_back if loop in order.pixels else 1
+            m.d.comb += [
+                getattr(nest, f"extent_{i}").eq(self.registers[f"extent_{loop}"]),
+                getattr(nest, f"address_step_{i}").eq(step),
+            ]
         advance = Signal()
         valid = Signal()
         m.d.comb += [

@@ -67,6 +67,7 @@ def _add_projection(command: argparse.ArgumentParser) -> None:
 
 def _network(arguments: argparse.Namespace, config: "AcceleratorConfig") -> "Network":
     from hwgen.compiler.compile import project_weights
+    from hwgen.compiler.rewrite import fold_stride
     from hwgen.network.load import load_network
 
     network = load_network(Path(arguments.model))
@@ -74,7 +75,7 @@ def _network(arguments: argparse.Namespace, config: "AcceleratorConfig") -> "Net
         network = project_weights(network, config)
     for note in network.notes:
         print(f"hwgen: {note}", file=sys.stderr)
-    return network
+    return fold_stride(network, config)
 
 
 def _batch(name: str, path: str) -> Any:

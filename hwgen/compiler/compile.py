@@ -1,6 +1,5 @@
 """The compiler: a network as a program, and an answer as a tensor."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -8,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.accelerator.config import AcceleratorConfig
+from hwgen.accelerator.registers import BLOCK_LOOP
 from hwgen.errors import UserError
 from hwgen.network.graph import Conv, Network, Tensor
 
-from .lower import Layer, lower
+from .lower import Layer, Pace, lower
 from .places import Place, allocate, granules_of, tensor_of
 from .program import Answer, Command, Load, Program, Store
 
@@ -109,22 +109,20 @@ class Compiled:
 
     def _from_vectors(self, layer: Layer, tensor: Tensor, parts: Iterator[IntArray]) -> IntArray:
         height, width, channels = tensor.shape
-        result = np.zeros((height, width, channels), np.int64)
+        result = np.zeros((height * width, channels), np.int64)
         first = 0
         for job in layer.jobs:
-            for run, (y, rows, x, cols) in zip(job.runs, layer.tiles, strict=True):
+            for run, pixels in zip(job.runs, layer.tiles, strict=True):
                 vectors = next(parts)
                 if not run.has("raw"):
                     vectors = self.config.array.pe.activation.decode(vectors)
-                blocks = run.extent(5)
-                vectors = vectors.reshape(blocks, rows, cols, -1)
+                blocks = run.extent(BLOCK_LOOP)
+                vectors = vectors.reshape(blocks, len(pixels), -1)
                 for n in range(blocks):
                     used = layer.columns[first + n] >= 0
-                    result[y : y + rows, x : x + cols, layer.columns[first + n][used]] = vectors[n][
-                        :, :, used
-                    ]
-            first += job.runs[0].extent(5)
-        return result
+                    result[pixels[:, None], layer.columns[first + n][used]] = vectors[n][:, used]
+            first += job.runs[0].extent(BLOCK_LOOP)
+        return result.reshape(tensor.shape)
 
 
 def compile_network(network: Network, config: AcceleratorConfig) -> Compiled:
@@ -138,9 +136,9 @@ def compile_network(network: Network, config: AcceleratorConfig) -> Compiled:
     """
     _check_formats(network, config)
     places = allocate(network, config)
-    halves = itertools.cycle((0, 1))
+    pace = Pace()
     layers = [
-        lower(network, operation, places, config, halves=halves) for operation in network.operations
+        lower(network, operation, places, config, pace=pace) for operation in network.operations
     ]
     return Compiled(network, config, places, layers)
 

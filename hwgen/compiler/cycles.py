@@ -8,14 +8,13 @@ Every number below is a property of the RTL (registers on a way) and is checked 
 over random layers and configurations (``tests/accelerator/test_cycles.py``).
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from hwgen.accelerator.postprocess import REQUANTIZERS
-from hwgen.accelerator.registers import SUMMED_LOOPS
+from hwgen.accelerator.registers import loops_of
 
 from .program import Load, Program, Run, Store
 
@@ -34,17 +33,24 @@ def run_cycles(program: Program, run: Run) -> int:
     """Return the cycles from the acceptance of a RUN to the end of its last result."""
     config = program.config
     array = config.array
-    pixels = run.extent(0) * run.extent(1)
-    summed = int(np.prod([run.extent(loop) for loop in SUMMED_LOOPS]))
-    blocks = run.extent(5)
+    loops = loops_of(config)
+    pixels, summed, blocks = (
+        math.prod(map(run.extent, part)) for part in (loops.inside, loops.summed, loops.outside)
+    )
     raw, to_host = run.has("raw"), run.has("to_host")
-    # From the start to the first operand of the first pass, and from pass to pass.
+    skip = 0
+    # From the start to the operands of the first sum, from there to it, and from pass to pass.
     if run.has("direct"):
         ready, apart = 0, pixels
         way = 3 if config.requantize == "multiplier" else 1
     else:
-        ready, apart = array.rows, max(pixels, array.rows)
         way = array.rows + array.cols + array.pe.pipeline
+        if array.dataflow == "ws":
+            ready, apart = array.rows, max(pixels, array.rows)
+        else:  # one pass, whose first beat waits for the transposer, and whose last for the others
+            apart, summed = array.rows * summed, 1
+            ready = array.rows + apart - 1
+            pixels, skip = array.rows, array.rows - pixels
     post = 2 if raw else 2 + REQUANTIZERS[config.requantize].latency
     first = 2 + ready + way + 1 + post
     if not to_host:
@@ -54,11 +60,11 @@ def run_cycles(program: Program, run: Run) -> int:
     start = first + (summed - 1) * apart
     if beats == 1:
         return start + (blocks * summed - summed) * apart + pixels + 1
-    return _serialized(start, pixels, blocks, summed, apart, post, beats) + 1
+    return _serialized(start, pixels, skip, blocks, summed, apart, post, beats) + 1
 
 
 def _serialized(
-    start: int, pixels: int, blocks: int, summed: int, apart: int, post: int, beats: int
+    start: int, pixels: int, skip: int, blocks: int, summed: int, apart: int, post: int, beats: int
 ) -> int:
     """Return when the last beat of a run to the host is sent, if a vector takes several.
 
@@ -69,8 +75,9 @@ def _serialized(
     ----------
     start : int
         When the first vector is at the serializer.
-    pixels, blocks, summed, apart : int
-        Beats of a pass, blocks of output channels, passes of each, cycles from pass to pass.
+    pixels, skip, blocks, summed, apart : int
+        Beats of a pass, those that are dropped, results in each place, passes that are summed,
+        cycles from pass to pass.
     post, beats : int
         Latency of the post-processing, beats of a vector.
     """
@@ -87,10 +94,11 @@ def _serialized(
         for begin, end in stops:
             if enter < begin < leave:
                 leave += end - begin
-        sent = max(leave, free)
-        if sent > leave:
-            stops.append((leave, sent))
-        free = sent + beats
+        if j % pixels >= skip:
+            sent = max(leave, free)
+            if sent > leave:
+                stops.append((leave, sent))
+            free = sent + beats
         if (j + 1) % pixels:
             taken = max(taken + 1, enter)
         else:  # the next beat is the first of the next block

@@ -23,9 +23,9 @@ class LayerReport:
     macs : int
         Useful products.
     tile : str
-        Pixels of a pass, in how many tiles the output is made.
+        Pixels of a run, and how many such tiles the output is cut into.
     loops : str
-        Passes that are summed × blocks of output channels.
+        Blocks that are summed × blocks of output channels.
     activation_bytes : int
         Of the activation buffer, for input and output (an output to the host takes none).
     load_bytes : int
@@ -81,7 +81,6 @@ def explain(compiled: Compiled) -> list[LayerReport]:
             idle = when[id(run)].end
         cycles = end - before
         out = network.tensors[operation.output].shape
-        tile = layer.tiles[0]
         used = [compiled.places[name].granules for name in operation.inputs]
         if operation.output in compiled.places:
             used.append(compiled.places[operation.output].granules)
@@ -92,7 +91,7 @@ def explain(compiled: Compiled) -> list[LayerReport]:
                 kind=type(operation).__name__.lower(),
                 output="×".join(map(str, out)),
                 macs=layer.macs,
-                tile=f"{tile[1] * tile[3]} px × {len(layer.tiles)}",
+                tile=f"{len(layer.tiles[0])} px × {len(layer.tiles)}",
                 loops=f"{layer.passes} × {len(layer.columns)}",
                 activation_bytes=sum(used) * config.granule_bits // 8,
                 load_bytes=sum(load.data.nbytes for load in loads),

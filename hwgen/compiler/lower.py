@@ -1,6 +1,5 @@
 """From operations to runs: loops, packed weights and parameters."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,17 +9,19 @@ import numpy.typing as npt
 
 from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.accelerator.nest import EXTENT_BITS, steps_of
-from hwgen.accelerator.registers import LOOPS, MODES, OUT_LOOPS
+from hwgen.accelerator.registers import LOOPS, MODES, Loops, loops_of
 from hwgen.errors import UserError
 from hwgen.network.graph import Add, Conv, Network, Operation, Pool
 from hwgen.network.requantize import FixedPoint, Requantization, RoundingShift, Thresholds
 from hwgen.network.thresholds import to_thresholds
 from pe_library.formats import Bipolar
 
+from .cycles import run_cycles
 from .places import Place, fill_of
-from .program import Load, Run, words_of_bits
+from .program import Load, Program, Run, words_of_bits
+from .tiles import Tile, rectangles, strips
 
-__all__ = ["Job", "Layer", "lower"]
+__all__ = ["Job", "Layer", "Pace", "lower"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -45,19 +46,35 @@ class Layer:
         Useful products.
     columns : int64 array (blocks, cols)
         The output channel of each column of each block, -1 of an unused one.
-    tiles : list of (first row, rows, first column, columns)
-        Of the output, as the runs make them.
+    tiles : list of int64 arrays
+        For each run of a job: the output's pixels, counted row by row, in the order of the results.
     passes : int
-        Passes that are summed.
+        Blocks that are summed.
     """
 
     operation: Operation
     jobs: list[Job]
     macs: int
     columns: IntArray
-    tiles: list[tuple[int, int, int, int]]
+    tiles: list[IntArray]
     passes: int = 1
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Pace:
+    """How far the buffers are taken, from job to job.
+
+    Attributes
+    ----------
+    half : int
+        Which half of the weight and parameter buffers the next job loads.
+    cycles : int
+        Of the run during which it loads; 0 before the first.
+    """
+
+    half: int = 0
+    cycles: int = 0
 
 
 def lower(
@@ -66,7 +83,7 @@ def lower(
     places: dict[str, Place],
     config: AcceleratorConfig,
     *,
-    halves: "itertools.cycle[int]",
+    pace: Pace,
 ) -> Layer:
     """Return the runs of an operation.
 
@@ -74,8 +91,8 @@ def lower(
     ----------
     places : dict
         Of all tensors but the network's output, whose results go to the host.
-    halves : cycle of 0 and 1
-        Which half of the weight and parameter buffers the next job loads.
+    pace : Pace
+        What the jobs before left; taken on.
 
     Raises
     ------
@@ -86,7 +103,7 @@ def lower(
         plan = _conv(network, operation, places, config)
     else:
         plan = _past_the_array(network, operation, places, config)
-    return plan.layer(network, operation, places, config, halves)
+    return plan.layer(network, operation, places, config, pace)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,25 +112,35 @@ class _Plan:
 
     Attributes
     ----------
-    summed : extents of loops 2, 3 and 4
-    strides : name to strides of the six loops, for ``act``, ``y``, ``x``
+    source : the (first) input
+    shape : height and width of the output
+    kernel : how much is summed: channel blocks, columns, rows
+    channel_step : granules from one of those channel blocks to the next
+    origin, step, dilation : (vertical, horizontal) padding, stride, stride in the kernel
     columns : see :class:`Layer`
+    in_step, out_step : granules from one block of columns to the next, of input and output
     weights : uint8 (blocks, words of a block, bytes), or None
     bias : int64 (blocks, cols)
-    out_step : granules from one block of results to the next
     registers : what else is the same in all runs
+    macs : see :class:`Layer`
+    stationary : an output-stationary array sums, ``rows`` pixels at a time
     """
 
+    source: Place
+    shape: tuple[int, int]
     kernel: tuple[int, int, int]
-    strides: dict[str, list[int]]
-    columns: IntArray
-    weights: npt.NDArray[np.uint8] | None
-    bias: IntArray
-    out_step: int
+    channel_step: int
     origin: tuple[int, int]
     step: tuple[int, int]
+    dilation: tuple[int, int]
+    columns: IntArray
+    in_step: int
+    out_step: int
+    weights: npt.NDArray[np.uint8] | None
+    bias: IntArray
     registers: dict[str, int]
     macs: int
+    stationary: bool = False
 
     def layer(
         self,
@@ -121,65 +148,99 @@ class _Plan:
         operation: Operation,
         places: dict[str, Place],
         config: AcceleratorConfig,
-        halves: "itertools.cycle[int]",
+        pace: Pace,
     ) -> Layer:
-        height, width, _ = network.tensors[operation.output].shape
-        passes = math.prod(self.kernel)
-        tiles = _tiles(height, width, config.accumulator_words if passes > 1 else 1 << 30)
         parameters, registers = _parameters(network, operation, self, config)
-        blocks = len(self.columns)
-        chunk, double = _chunk(operation, self, config)
-        source, target = places[operation.inputs[0]], places.get(operation.output)
-        jobs = []
-        for first in range(0, blocks, chunk):
-            part = slice(first, min(first + chunk, blocks))
-            half = next(halves) if double else 0
-            weight_base = half * (config.weight_words // 2)
-            parameter_base = half * (config.parameter_words // 2)
-            loads = [Load("parameter", parameter_base, parameters[part], wait=not double)]
+        most, double = _chunk(operation, self, config)
+        tiles = self.tiles(config)
+        target = places.get(operation.output)
+        program = Program(config)
+        words = 1 if self.weights is None else self.weights.shape[1]
+        beats = words * program.beats_of(config.weight_bits)  # of a block
+        jobs: list[Job] = []
+        first = 0
+        while first < len(self.columns):
+            # As many blocks as can be loaded while the job before runs.
+            chunk = min(max(1, pace.cycles // beats), most)
+            part = slice(first, min(first + chunk, len(self.columns)))
+            first = part.stop
+            half = pace.half if double else 0
+            pace.half ^= double
+            own = {
+                "weight_base": half * (config.weight_words // 2),
+                "parameter_base": half * (config.parameter_words // 2),
+            }
+            loads = [Load("parameter", own["parameter_base"], parameters[part], wait=not double)]
             if self.weights is not None:
-                words = self.weights[part].reshape(-1, self.weights.shape[-1])
-                loads.append(Load("weight", weight_base, words, wait=not double))
-            runs = []
-            for y, rows, x, cols in tiles:
-                extents = [cols, rows, *self.kernel, part.stop - part.start]
-                own = {f"extent_{i}": n - 1 for i, n in enumerate(extents)}
-                top, left = y * self.step[0] - self.origin[0], x * self.step[1] - self.origin[1]
-                bases = {"y": top, "x": left}
-                bases["act"] = (
-                    source.base
-                    + (top * source.width + left) * source.pitch
-                    + first * self.strides["act"][5]
-                )
-                for name, strides in self.strides.items():
-                    own[f"{name}_base"] = bases[name]
-                    steps = steps_of([n - 1 for n in extents], strides)
-                    own |= {f"{name}_step_{i}": step for i, step in enumerate(steps)}
-                if target is not None:
-                    row = target.pitch * target.width
-                    own["out_base"] = (
-                        target.base + y * row + x * target.pitch + first * self.out_step
-                    )
-                    steps = steps_of(
-                        [extents[loop] - 1 for loop in OUT_LOOPS],
-                        [target.pitch, row, self.out_step],
-                    )
-                    own |= {f"out_step_{i}": step for i, step in enumerate(steps)}
-                own |= {"weight_base": weight_base, "parameter_base": parameter_base}
-                runs.append(Run({**registers, **self.registers, **own}))
+                block = self.weights[part].reshape(-1, self.weights.shape[-1])
+                loads.append(Load("weight", own["weight_base"], block, wait=not double))
+            own |= registers | self.registers
+            runs = [Run(own | self.run(tile, part, target, config)) for tile in tiles]
             jobs.append(Job(loads, runs))
-        return Layer(operation, jobs, self.macs, self.columns, tiles, passes)
+            pace.cycles = run_cycles(program, runs[0])
+        pixels = [tile.pixels(self.shape[1]).reshape(-1) for tile in tiles]
+        return Layer(operation, jobs, self.macs, self.columns, pixels, math.prod(self.kernel))
+
+    def tiles(self, config: AcceleratorConfig) -> list[Tile]:
+        """Return what each run of a job makes."""
+        if self.stationary:
+            return strips(*self.shape, config.array.rows)
+        most = config.accumulator_words if math.prod(self.kernel) > 1 else 1 << 30
+        return rectangles(*self.shape, most, rows_apart=config.array.dataflow == "os")
+
+    def run(
+        self, tile: Tile, part: slice, target: Place | None, config: AcceleratorConfig
+    ) -> dict[str, int]:
+        """Return the registers that are a run's own: loops, places, steps.
+
+        Parameters
+        ----------
+        part : slice
+            Blocks of columns.
+        target : Place or None
+            Where results are written.
+        """
+        loops = loops_of(config)
+        blocks = part.stop - part.start
+        extents = _at(loops, tile.counts, self.kernel, blocks)
+        registers = {f"extent_{loop}": extent - 1 for loop, extent in enumerate(extents)}
+        if self.stationary:  # so many are read, whatever is written
+            extents[0] = config.array.rows
+
+        # Where the input is read: how far each loop goes on, in its rows and columns.
+        down, right = ([move[axis] * self.step[axis] for move in tile.moves] for axis in range(2))
+        source, (dy, dx) = self.source, self.dilation
+        row = source.pitch * source.width
+        top, left = (tile.first[axis] * self.step[axis] - self.origin[axis] for axis in range(2))
+        base = source.base + top * row + left * source.pitch + part.start * self.in_step
+        moves = [y * row + x * source.pitch for y, x in zip(down, right, strict=True)]
+        kernel = (self.channel_step, dx * source.pitch, dy * row)
+        registers |= {"height": source.height, "width": source.width}
+        registers |= _walk("act", base, extents, _at(loops, moves, kernel, self.in_step))
+        registers |= _walk("y", top, extents, _at(loops, down, (0, 0, dy), 0))
+        registers |= _walk("x", left, extents, _at(loops, right, (0, dx, 0), 0))
+
+        if target is not None:
+            pixels = tile.pixels(self.shape[1])
+            base = target.base + int(pixels[0, 0]) * target.pitch + part.start * self.out_step
+            strides = [*(target.pitch * step for step in tile.strides(self.shape[1])),
+                       self.out_step]  # fmt: skip
+            registers |= _walk("out", base, [*tile.counts, blocks], strides)
+        if self.stationary and self.weights is not None:
+            registers["weight_back"] = 1 - self.weights.shape[1]
+        return registers
 
 
-def _tiles(height: int, width: int, pixels: int) -> list[tuple[int, int, int, int]]:
-    """Cut an output into rectangles of at most so many pixels."""
-    cols = min(width, pixels)
-    rows = min(height, max(1, pixels // width))
-    return [
-        (y, min(rows, height - y), x, min(cols, width - x))
-        for y in range(0, height, rows)
-        for x in range(0, width, cols)
-    ]
+def _at(loops: Loops, pixels: Sequence[int], summed: Sequence[int], block: int) -> list[int]:
+    """Return values of all loops in the order of the loops."""
+    values = dict(zip((*loops.pixels, *loops.summed), (*pixels, *summed), strict=True))
+    return [values.get(loop, block) for loop in range(LOOPS)]
+
+
+def _walk(name: str, base: int, extents: Sequence[int], strides: Sequence[int]) -> dict[str, int]:
+    """Return the registers of an affine function of the loops (``nest.py``)."""
+    steps = steps_of([extent - 1 for extent in extents], strides)
+    return {f"{name}_base": base} | {f"{name}_step_{i}": step for i, step in enumerate(steps)}
 
 
 def _chunk(operation: Operation, plan: _Plan, config: AcceleratorConfig) -> tuple[int, bool]:
@@ -203,6 +264,7 @@ def _conv(
     network: Network, conv: Conv, places: dict[str, Place], config: AcceleratorConfig
 ) -> _Plan:
     pe, cols, granule = config.array.pe, config.array.cols, config.granule
+    stationary = config.array.dataflow == "os"
     tensor, place = network.tensors[conv.inputs[0]], places[conv.inputs[0]]
     out, height, width, depth = conv.weights.shape
     if tensor.bipolar and any(conv.padding):
@@ -222,6 +284,8 @@ def _conv(
             f"layer {conv.name!r} must have one group with weights of {pe.weight!r}, which have no "
             f"zero, not {conv.groups}"
         )
+
+    _check_reduction(conv, height * width * -(-depth // config.read_codes), config)
 
     # Blocks of columns: which channels they make, and of which channels they read.
     blocks_in = 1 if groups > 1 else -(-depth // config.read_codes)
@@ -254,37 +318,52 @@ def _conv(
     )
     codes = pe.weight.encode(block)
     codes = codes.reshape(blocks, cols, height, width, blocks_in, config.array.rows, pe.lanes)
-    codes = codes.transpose(0, 2, 3, 4, 5, 1, 6)[:, :, :, :, ::-1]
+    codes = codes.transpose(0, 2, 3, 4, 5, 1, 6)
+    if not stationary:  # a word is a row of the array, and the bottom row goes first
+        codes = codes[:, :, :, :, ::-1]
     words = codes.reshape(-1, cols * pe.lanes)
     packed = words_of_bits([(words, pe.weight.bits)])
 
-    row = place.pitch * place.width
-    act_n = each * depth // granule if groups > 1 else 0
-    (sy, sx), (dy, dx) = conv.stride, conv.dilation
+    source, shape = place, network.tensors[conv.output].shape[:2]
+    pointwise = (height, width) == conv.stride == (1, 1) and not any(conv.padding)
+    if stationary and pointwise and math.prod(shape) < 1 << EXTENT_BITS:
+        # One long row of pixels: fewer passes have places to spare.
+        shape = (1, math.prod(shape))
+        source = replace(place, height=1, width=shape[1])
     tail = depth - (blocks_in - 1) * config.read_codes if groups == 1 else config.read_codes
     return _Plan(
+        source=source,
+        shape=shape,
         kernel=(blocks_in, width, height),
-        strides={
-            "act": [sx * place.pitch, sy * row, config.read_codes // granule, dx * place.pitch,
-                    dy * row, act_n],
-            "y": [0, sy, 0, 0, dy, 0],
-            "x": [sx, 0, 0, dx, 0, 0],
-        },
-        columns=columns,
-        weights=packed.reshape(blocks, -1, packed.shape[1]),
-        bias=bias,
-        out_step=outs // granule,
+        channel_step=config.read_codes // granule,
         origin=(conv.padding[0], conv.padding[1]),
         step=conv.stride,
+        dilation=conv.dilation,
+        columns=columns,
+        in_step=each * depth // granule if groups > 1 else 0,
+        out_step=outs // granule,
+        weights=packed.reshape(blocks, -1, packed.shape[1]),
+        bias=bias,
         registers={
-            "height": tensor.shape[0], "width": tensor.shape[1],
             "tail": min(255, -(-tail // granule)),
             "pad": int(pe.activation.encode(np.array(fill_of(tensor)))),
         },
-        macs=int(np.prod(network.tensors[conv.output].shape)) * height * width * (
-            conv.weights.shape[3]
-        ),
+        macs=math.prod(network.tensors[conv.output].shape) * conv.weights[0].size,
+        stationary=stationary,
     )  # fmt: skip
+
+
+def _check_reduction(conv: Conv, blocks: int, config: AcceleratorConfig) -> None:
+    """Refuse sums that need more bits than an output-stationary array has.
+
+    A weight of zero adds nothing; other padding counts.
+    """
+    array = config.array
+    products = blocks * config.read_codes if array.pe.weight.padding else conv.weights[0].size
+    if array.dataflow == "os" and products > array.pass_depth:
+        raise UserError(
+            f"max_k must be at least {products} for layer {conv.name!r}, not {array.pass_depth}"
+        )
 
 
 def _groups_at_once(conv: Conv, places: dict[str, Place], config: AcceleratorConfig) -> int:
@@ -321,16 +400,14 @@ def _past_the_array(
     blocks = -(-channels // cols)
     columns = np.arange(blocks * cols).reshape(blocks, cols)
     columns[columns >= channels] = -1
-    row = place.pitch * place.width
-    registers = {"mode": 1 << MODES["direct"], "height": tensor.shape[0],
-                 "width": tensor.shape[1], "tail": 255}  # fmt: skip
+    registers = {"mode": 1 << MODES["direct"], "tail": 255}
     bias = np.zeros(columns.shape, np.int64)
     if isinstance(operation, Pool):
         if operation.kind == "max":
             registers["mode"] |= 1 << MODES["maximum"]
         fill = pe.activation.minimum if operation.kind == "max" else tensor.zero_point
         registers["pad"] = int(pe.activation.encode(np.array(fill)))
-        bias[columns >= 0] = operation.bias
+        bias[:] = operation.bias  # unused columns are pooled too, and give the fill again
         kernel, step = (1, operation.kernel[1], operation.kernel[0]), operation.stride
         origin, between = (operation.padding[0], operation.padding[1]), 0
     else:
@@ -352,22 +429,21 @@ def _past_the_array(
                     f"{config.requantize!r}"
                 )
     return _Plan(
+        source=place,
+        shape=network.tensors[operation.output].shape[:2],
         kernel=kernel,
-        strides={
-            "act": [step[1] * place.pitch, step[0] * row, between, place.pitch, row,
-                    cols // config.granule],
-            "y": [0, step[0], 0, 0, 1, 0],
-            "x": [step[1], 0, 0, 1, 0, 0],
-        },
-        columns=columns,
-        weights=None,
-        bias=bias,
-        out_step=cols // config.granule,
+        channel_step=between,
         origin=origin,
         step=step,
+        dilation=(1, 1),
+        columns=columns,
+        in_step=cols // config.granule,
+        out_step=cols // config.granule,
+        weights=None,
+        bias=bias,
         registers=registers,
         macs=0,
-    )  # fmt: skip
+    )
 
 
 # ---- parameters ----------------------------------------------------------------------------------
@@ -392,13 +468,15 @@ def _parameters(
     def spread(values: IntArray, unused: int) -> IntArray:
         """Return (blocks, cols) of values of each channel."""
         values = np.broadcast_to(values, (tensor.shape[2],))
+        if isinstance(operation, Pool):
+            unused = int(values[0])
         return np.where(used, values[columns], unused)
 
     fields: list[tuple[IntArray, int]] = [(plan.bias, config.sum_bits)]
     if mode >> MODES["raw"] & 1:
         fields.append((np.zeros(columns.shape, np.int64), config.channel_bits - config.sum_bits))
         return _interleave(fields), registers
-    if requantize is None:
+    if requantize is None or _keeps(requantize):
         requantize = _identity(tensor.low, tensor.high, config)
     if config.requantize == "threshold":
         count = config.thresholds
@@ -458,8 +536,18 @@ def _mode_of(requantize: Requantization) -> str:
     ]
 
 
+def _keeps(requantize: Requantization) -> bool:
+    """Tell whether a requantization keeps codes as they are, as after a maximum."""
+    if isinstance(requantize, FixedPoint):
+        doubled = (requantize.multiplier == 1 << 30) & (requantize.shift == 1)
+        return bool(doubled.all()) and requantize.zero_point == 0
+    if isinstance(requantize, RoundingShift):
+        return not requantize.shift.any() and requantize.zero_point == 0
+    return False
+
+
 def _identity(low: int, high: int, config: AcceleratorConfig) -> Requantization:
-    """Return a requantization that keeps codes as they are."""
+    """Return the requantization of a configuration that does (a maximum of signs is a sign)."""
     if (low, high) == (-1, 1):
         return Thresholds(np.zeros((1, 1), np.int64), np.array([-1]), np.array([2]))
     if config.requantize == "multiplier":

@@ -1,5 +1,6 @@
 """Programs: commands with their data, and what the answer holds."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ import numpy.typing as npt
 
 from hwgen.accelerator import commands
 from hwgen.accelerator.config import AcceleratorConfig
-from hwgen.accelerator.registers import MODES, OUT_LOOPS, register_widths
+from hwgen.accelerator.registers import MODES, loops_of, register_widths
 
 __all__ = ["Answer", "Load", "Program", "Run", "Store", "words_of_bits"]
 
@@ -76,11 +77,6 @@ class Run:
     def extent(self, loop: int) -> int:
         """Return the iterations of a loop."""
         return self.registers.get(f"extent_{loop}", 0) + 1
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of results."""
-        return int(np.prod([self.extent(loop) for loop in OUT_LOOPS]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +173,10 @@ class Program:
 
     # ---- the answer --------------------------------------------------------------------------
 
+    def vectors(self, run: Run) -> int:
+        """Return the vectors of results of a run."""
+        return math.prod(map(run.extent, loops_of(self.config).out))
+
     def parts(self) -> Iterator[tuple[int, int, int]]:
         """Return of each part of the answer: words, fields of a word, bits of a field."""
         config = self.config
@@ -186,7 +186,7 @@ class Program:
                 yield command.granules, config.granule, code
             elif isinstance(command, Run) and command.has("to_host"):
                 raw = command.has("raw")
-                yield command.vectors, config.array.cols, config.sum_bits if raw else code
+                yield self.vectors(command), config.array.cols, config.sum_bits if raw else code
 
     @property
     def answer_beats(self) -> int:

@@ -26,6 +26,12 @@ CONFIGURATIONS = {
     "int16 2x4": {"pe": "int16", "rows": 2, "cols": 4},
     "int8 4x6, two lanes": {"pe": "int8", "rows": 4, "cols": 6, "lanes": 2, "pipeline": 2},
     "int8 1x1": {"pe": "int8", "rows": 1, "cols": 1},
+    "lightpe1 6x9 shift": {"pe": "lightpe1", "rows": 6, "cols": 9, "requantize": "shift"},
+    "int8 8x3 os": {"pe": "int8", "rows": 8, "cols": 3, "dataflow": "os"},
+    "bnn32 2x4 os": {
+        "pe": "bnn32", "rows": 2, "cols": 4, "dataflow": "os", "requantize": "threshold",
+        "thresholds": 1,
+    },
 }  # fmt: skip
 
 

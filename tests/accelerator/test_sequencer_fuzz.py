@@ -12,7 +12,7 @@ from hwgen.accelerator import commands
 from hwgen.accelerator.accelerator import Accelerator
 from hwgen.accelerator.commands import Opcode, Status
 from hwgen.accelerator.config import AcceleratorConfig
-from hwgen.accelerator.registers import LOOPS, MODES, OUT_LOOPS, register_widths
+from hwgen.accelerator.registers import LOOPS, MODES, loops_of, register_widths
 from hwgen.compiler.compile import compile_network
 from hwgen.network.graph import Network
 from hwgen.verilog import emit_verilog
@@ -38,6 +38,10 @@ CONFIGS = {
         "pe": "int8", "rows": 6, "cols": 18, "requantize": "shift", "stream_bits": 128,
         "activation_buffer": 1024, "weight_buffer": 2048, "accumulator_buffer": 1440,
         "parameter_buffer": 700,
+    },
+    "int8 os": {
+        "pe": "int8", "rows": 3, "cols": 4, "dataflow": "os", "activation_buffer": 1000,
+        "weight_buffer": 900, "accumulator_buffer": 640, "parameter_buffer": 700,
     },
 }  # fmt: skip
 
@@ -155,6 +159,9 @@ class Rules:
 
     def run(self, registers: dict[str, int], found: Expected) -> None:
         extents = [registers[f"extent_{i}"] + 1 for i in range(LOOPS)]
+        direct = registers["mode"] >> MODES["direct"] & 1
+        if self.config.array.dataflow == "os" and not direct:  # results of a pass
+            extents[0] = min(extents[0], self.config.array.rows)
         found.iterations += int(np.prod(extents, dtype=object))
         found.runs += 1
         mode, config = registers["mode"], self.config
@@ -162,7 +169,7 @@ class Rules:
             self.activations = [None] * len(self.activations)
             return
         bits = config.sum_bits if mode >> MODES["raw"] & 1 else config.array.pe.activation.bits
-        vectors = int(np.prod([extents[loop] for loop in OUT_LOOPS]))
+        vectors = int(np.prod([extents[loop] for loop in loops_of(config).out]))
         found.beats += [None] * (vectors * -(-config.array.cols * bits // config.stream_bits))
 
 
