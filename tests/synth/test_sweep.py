@@ -55,7 +55,10 @@ def test_size_and_exact_for():
         ({**POINT, "colour": 1}, "option must be one of unit, target, .*, not 'colour'"),
         ({"pe": "int8"}, "target must be given"),
         ({"target": "xc7"}, "pe must be given"),
-        ({**ARRAY, "unit": "wheel"}, "unit must be one of 'pe', 'array', 'accelerator', not 'wheel'"),
+        (
+            {**ARRAY, "unit": "wheel"},
+            "unit must be one of 'pe', 'array', 'accelerator', not 'wheel'",
+        ),
         ({**POINT, "target": "ecp6"}, "target must be one of ice40-hx8k, .* not 'ecp6'"),
         ({**POINT, "target": 5}, "target must be a name, not 5"),
         ({**POINT, "rows": 2}, "rows and cols must be left out with unit 'pe'"),

@@ -68,5 +68,7 @@ def test_the_cell_is_that_of_the_array():
 
 
 def test_an_unknown_kind():
-    with pytest.raises(ValueError, match=r"^unit must be one of 'pe', 'array', 'accelerator', not 'wheel'$"):
+    with pytest.raises(
+        ValueError, match=r"^unit must be one of 'pe', 'array', 'accelerator', not 'wheel'$"
+    ):
         make_unit("wheel", config())
