@@ -1,11 +1,12 @@
-"""Break the RTL on purpose, one way at a time, and see the conformance suite catch each.
+"""Break the RTL on purpose, one way at a time, and see the tests catch each.
 
     python tests/mutants.py            all mutants (about 15 minutes on two cores)
     python tests/mutants.py --list     what they are
     python tests/mutants.py NAME ...   some of them
 
 It needs what the tests need (`pip install -e '.[test]'`). A mutant is one edit of a generator's
-source. It is made in a copy of the packages, on which the conformance suite runs with `-x`; it is
+source. It is made in a copy of the packages, on which the conformance suite, or the accelerator's
+tests, run with `-x`; it is
 caught when a test fails (an error of the edit itself, such
 as a design that does not elaborate, does not count). The unbroken copy must pass the same tests.
 Exit status 1 if a mutant survives, or if an edit no longer fits its source.
@@ -35,6 +36,7 @@ class Mutant:
     old: str
     new: str
     tests: str
+    suite: str = "tests/test_conformance.py"
 
 
 def _pe(name: str, file: str, old: str, new: str) -> Mutant:
@@ -43,6 +45,11 @@ def _pe(name: str, file: str, old: str, new: str) -> Mutant:
 
 def _array(name: str, file: str, old: str, new: str) -> Mutant:
     return Mutant(name, f"hwgen/{file}.py", old, new, "test_array or latency or any_gemm or larger")
+
+
+def _accelerator(name: str, file: str, old: str, new: str, tests: str = "random") -> Mutant:
+    suite = "tests/accelerator/test_accelerator.py"
+    return Mutant(name, f"hwgen/accelerator/{file}.py", old, new, tests, suite)
 
 
 MUTANTS = [
@@ -336,18 +343,85 @@ MUTANTS = [
         "Cat(now, line[-1])",
         "Cat(now[1:], line[-1], line[-1])",
     ),
+    # The accelerator
+    _accelerator(
+        "a row below the input is read",
+        "streamers",
+        "nest.y < registers.height",
+        "nest.y <= registers.height",
+    ),
+    _accelerator(
+        "a granule too many of the last channel block",
+        "streamers",
+        "registers.tail <= i",
+        "registers.tail < i",
+    ),
+    _accelerator(
+        "weights of a block are not begun again",
+        "streamers",
+        "self.registers.weight_back if loop in order.pixels else 1",
+        "1",
+        "os",
+    ),
+    _accelerator(
+        "a loop begins at 1 again",
+        "nest",
+        "Mux(self.at_end[i], 0, index[i] + 1)",
+        "Mux(self.at_end[i], 1, index[i] + 1)",
+    ),
+    _accelerator(
+        "a vector stays in its row of the banks",
+        "buffer",
+        "row + (bank < first_read)",
+        "row",
+        "8x3 or 3x8 or 6x4 or 6x9",
+    ),
+    _accelerator(
+        "the first pass is added to what was there",
+        "accumulate",
+        "Mux(first | (maximum",
+        "Mux((maximum",
+    ),
+    _accelerator(
+        "what was just written is read old",
+        "accumulate",
+        "transparent_for=(write,)",
+        "transparent_for=()",
+    ),
+    _accelerator("ties below zero go upwards", "direct", "half - value[-1]", "half"),
+    _accelerator(
+        "both inputs have the first one's zero point",
+        "direct",
+        'zero.eq(chosen("direct_zero"))',
+        'zero.eq(registers["direct_zero_0"])',
+    ),
+    _accelerator("the high half is rounded down", "postprocess", "product + (1 << 30)", "product"),
+    _accelerator("ties go downwards", "postprocess", "- 1 + odd", "- 1", "shift"),
+    _accelerator(
+        "nothing is clamped above",
+        "postprocess",
+        "Mux(total > self.high, self.high, total)",
+        "total",
+    ),
+    _accelerator(
+        "a falling activation rises",
+        "postprocess",
+        "Mux(falling_1, base_1 - reached, base_1 + reached)",
+        "base_1 + reached",
+        "threshold or bnn",
+    ),
 ]
 
 
-def _suite(copy: Path, cache: Path, tests: str | None) -> tuple[str, str]:
-    """Run the conformance suite on a copy: ``passed``, ``caught`` or ``broken``, and how it ended."""
+def _suite(copy: Path, cache: Path, suite: str, tests: str | None) -> tuple[str, str]:
+    """Run a suite on a copy: ``passed``, ``caught`` or ``broken``, and how it ended."""
     env = {**os.environ, "PYTHONPATH": str(copy), "HWGEN_CACHE": str(cache)}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
     command += [
         "--rootdir",
         str(copy),
         *(["-k", tests] if tests else []),
-        "tests/test_conformance.py",
+        suite,
     ]
     run = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, check=False)
     failed = re.findall(r"^(?:FAILED|ERROR) \S*?::(.*)$", run.stdout, re.MULTILINE)
@@ -370,7 +444,7 @@ def _try(mutant: Mutant | None, cache: Path) -> tuple[str, str]:
             )
         shutil.copy(ROOT / "pyproject.toml", copy)
         if mutant is None:
-            return _suite(copy, cache, None)
+            return _suite(copy, cache, Mutant.suite, None)
         source = copy / mutant.file
         text = source.read_text(encoding="utf-8")
         if text.count(mutant.old) != 1:
@@ -379,8 +453,8 @@ def _try(mutant: Mutant | None, cache: Path) -> tuple[str, str]:
                 f"{mutant.old!r} stands {text.count(mutant.old)} times in {mutant.file}",
             )
         source.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-        found = _suite(copy, cache, mutant.tests)
-        return _suite(copy, cache, None) if found[0] == "passed" else found
+        found = _suite(copy, cache, mutant.suite, mutant.tests)
+        return _suite(copy, cache, mutant.suite, None) if found[0] == "passed" else found
 
 
 def main() -> int:
