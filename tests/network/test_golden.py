@@ -161,7 +161,7 @@ def test_convolution(kernel, stride, padding, dilation, groups, rng):
 
 
 def test_convolution_of_large_numbers_is_exact():
-    """Products of 16 by 16 bits whose sum ends just within 32 bits."""
+    """Products of 16 by 16 bits; sums of 16-bit activations have 48 bits, of 8-bit ones 32."""
     x = np.array([32767, -32768, 32767, 1]).reshape(1, 1, 1, 4)
     weights = np.array([32767, 32767, -32768, 1]).reshape(1, 1, 1, 4)
     conv = Conv("c", ("x",), "y", None, weights, np.array([-1]))
@@ -169,8 +169,12 @@ def test_convolution_of_large_numbers_is_exact():
     total = sum(int(a) * int(b) for a, b in zip(x.flat, weights.flat, strict=True)) - 1
     assert run_operation(conv, [x], [tensor]).item() == total
     conv = Conv("c", ("x",), "y", None, weights, np.array([MIN - total - 2]))
-    with pytest.raises(ValueError, match="sums of 'c' must fit 32 bits"):
-        run_operation(conv, [x], [tensor])
+    assert run_operation(conv, [x], [tensor]).item() == MIN - 1
+    ones = np.ones((1, 1, 1, 4), np.int64)
+    for bits, kind in ((32, Tensor("x", (1, 1, 4), -128, 127)), (48, tensor)):
+        conv = Conv("c", ("x",), "y", None, -ones, np.array([-(1 << bits - 1)]))
+        with pytest.raises(ValueError, match=f"sums of 'c' must fit {bits} bits"):
+            run_operation(conv, [ones], [kind])
 
 
 @pytest.mark.parametrize("kind", ["max", "sum"])

@@ -208,7 +208,7 @@ def test_only_the_points_that_a_change_of_rtl_touches(fake, tmp_path, monkeypatc
     points = [point(pe=name) for name in ("lightpe1", "bnn32")]
     rows = rows_of(tmp_path / "s", points)
     make_unit = characterize.make_unit
-    monkeypatch.setattr(characterize, "_generator_digest", lambda: "edited")
+    monkeypatch.setattr(characterize, "_generator_digest", lambda _: "edited")
     kept, touched = changed_points(points, rows, tmp_path / "s")
     assert touched == []  # another source of the same Verilog is no change
 
@@ -219,7 +219,7 @@ def test_only_the_points_that_a_change_of_rtl_touches(fake, tmp_path, monkeypatc
         return unit
 
     monkeypatch.setattr(characterize, "make_unit", edited)
-    monkeypatch.setattr(characterize, "_generator_digest", lambda: "edited again")
+    monkeypatch.setattr(characterize, "_generator_digest", lambda _: "edited again")
     kept, touched = changed_points(points, rows, tmp_path / "s")
     assert [row["design__pe"] for row in kept] == ["lightpe1"]
     assert touched == [points[1]]
