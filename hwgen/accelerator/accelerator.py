@@ -14,6 +14,8 @@
 Before an output-stationary array, a transposer collects pixels and gives a few channels of all.
 """
 
+from dataclasses import replace
+
 from amaranth.hdl import Module, Mux
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
@@ -73,7 +75,8 @@ class Accelerator(SharedComponent):
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.act_streamer = act_streamer = ActivationStreamer(config)
         m.submodules.weight_streamer = weight_streamer = WeightStreamer(config)
-        m.submodules.array = array = SystolicArray(config.array)
+        # Under a name of its own, which no other part has.
+        m.submodules.array = array = SystolicArray(replace(config.array, name="array"))
         m.submodules.direct = direct = Direct(config)
         m.submodules.accumulate = accumulate = Accumulate(config)
         m.submodules.postprocess = postprocess = PostProcess(config)

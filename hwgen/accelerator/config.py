@@ -124,6 +124,11 @@ class AcceleratorConfig:
         return self.granule * self.array.pe.activation.bits
 
     @property
+    def vector(self) -> int:
+        """Granules that are read at once: for the array, or for ``cols`` channels past it."""
+        return max(self.read_codes, self.array.cols) // self.granule
+
+    @property
     def weight_bits(self) -> int:
         """Width of a word of the weight buffer: what enters the array in a cycle."""
         return self.array.cols * self.array.pe.lanes * self.array.pe.weight.bits

@@ -90,7 +90,7 @@ def register_widths(config: AcceleratorConfig) -> dict[str, int]:
     for name, width in (("act", address), ("y", 16), ("x", 16)):
         widths[f"{name}_base"] = width
         widths |= {f"{name}_step_{i}": width for i in range(LOOPS)}
-    widths |= {"height": 16, "width": 16, "tail": 8, "pad": code}
+    widths |= {"height": 16, "width": 16, "tail": config.vector.bit_length(), "pad": code}
     widths["out_base"] = address
     widths |= {f"out_step_{i}": address for i in range(len(loops_of(config).out))}
     widths["weight_base"] = (config.weight_words - 1).bit_length()

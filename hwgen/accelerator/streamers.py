@@ -34,7 +34,7 @@ class ActivationStreamer(SharedComponent):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.vector = max(config.read_codes, config.array.cols) // config.granule
+        self.vector = config.vector
         layout = data.StructLayout(
             {"codes": self.vector * config.granule_bits, "last": 1, "second": 1}
         )

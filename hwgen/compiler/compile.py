@@ -9,7 +9,7 @@ import numpy.typing as npt
 from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.accelerator.registers import BLOCK_LOOP
 from hwgen.errors import UserError
-from hwgen.network.graph import Conv, Network, Tensor
+from hwgen.network.graph import Conv, Network, Pool, Tensor
 
 from .lower import Layer, Pace, lower
 from .places import Place, allocate, granules_of, tensor_of
@@ -134,6 +134,7 @@ def compile_network(network: Network, config: AcceleratorConfig) -> Compiled:
         If its formats do not fit the PE (all operations at once are named), or it does not fit the
         buffers.
     """
+    _check_shape(network)
     _check_formats(network, config)
     places = allocate(network, config)
     pace = Pace()
@@ -141,6 +142,32 @@ def compile_network(network: Network, config: AcceleratorConfig) -> Compiled:
         lower(network, operation, places, config, pace=pace) for operation in network.operations
     ]
     return Compiled(network, config, places, layers)
+
+
+#: Greatest height and width of a tensor, padding included: places are 16-bit numbers, with a sign.
+MAX_SIDE = (1 << 15) - 1
+
+
+def _check_shape(network: Network) -> None:
+    """Refuse a network that is no chain of operations, or whose places cannot be counted."""
+    if not network.operations:
+        raise UserError(f"network {network.name!r} must have at least one operation")
+    last = network.operations[-1]
+    if last.output != network.output or any(
+        network.output in operation.inputs for operation in network.operations
+    ):
+        raise UserError(f"output {network.output!r} must be made last, and read by no operation")
+    for operation in network.operations:
+        for name in (*operation.inputs, operation.output):
+            height, width, channels = network.tensors[name].shape
+            padding = max(getattr(operation, "padding", (0,)))
+            side = max(height, width) + padding
+            if side > MAX_SIDE or channels > 1 << 16:
+                raise UserError(
+                    f"layer {operation.name!r} must have tensors of at most {MAX_SIDE} rows and "
+                    f"columns, padding included, and {1 << 16} channels, not "
+                    f"{height}×{width}×{channels} with a padding of {padding}"
+                )
 
 
 def _check_formats(network: Network, config: AcceleratorConfig) -> None:
@@ -168,7 +195,22 @@ def _check_formats(network: Network, config: AcceleratorConfig) -> None:
                     f"{pe.activation.summary}"
                 ),
             )
+        if operation.requantize is not None:
+            tensor, way = network.tensors[operation.output], operation.requantize
+            values = np.array([-1, 1]) if tensor.bipolar else np.arange(way.low, way.high + 1)
+            check(
+                operation.name,
+                bool(pe.activation.contains(values).all()),
+                lambda w=way: f"results {w.low} to {w.high}, the PE has {pe.activation.summary}",  # type: ignore[misc]
+            )
         if isinstance(operation, Conv):
+            largest = _largest_sum(operation, network.tensors[operation.inputs[0]])
+            limit = (1 << (config.sum_bits - 1)) - 1
+            check(
+                operation.name,
+                largest < limit,
+                lambda n=largest: f"sums up to {n:,}, the accelerator has {config.sum_bits} bits",  # type: ignore[misc]
+            )
             bad = ~pe.weight.contains(operation.weights)
             check(
                 operation.name,
@@ -182,11 +224,18 @@ def _check_formats(network: Network, config: AcceleratorConfig) -> None:
             operation.name,
             operation.requantize is not None
             or i == len(network.operations) - 1
-            or not isinstance(operation, Conv),
+            or (isinstance(operation, Pool) and operation.kind == "max"),
             lambda: "sums must be requantized but in the last layer",
         )
     if reasons:
         raise UserError(f"network must fit PE {config.array.name!r}; " + "; ".join(reasons))
+
+
+def _largest_sum(conv: Conv, tensor: Tensor) -> int:
+    """Return a bound of the magnitude of a convolution's sums, the zero point's part included."""
+    reach = max(abs(tensor.low), abs(tensor.high))
+    weights = np.abs(conv.weights).sum(axis=(1, 2, 3))
+    return int((np.abs(conv.bias) + weights * (reach + abs(tensor.zero_point))).max(initial=0))
 
 
 def project_weights(network: Network, config: AcceleratorConfig) -> Network:
@@ -202,11 +251,12 @@ def project_weights(network: Network, config: AcceleratorConfig) -> Network:
             if moved.any():
                 nearest = weight.quantize(operation.weights)
                 error = np.abs(nearest - operation.weights)
+                size = max(float(np.linalg.norm(operation.weights)), 1.0)
                 notes.append(
                     f"layer {operation.name!r}: {moved.mean():.1%} of the weights are not on the "
                     f"grid of {weight!r} and were projected; largest error {int(error.max())}, "
                     f"relative L2 error "
-                    f"{np.linalg.norm(error) / np.linalg.norm(operation.weights):.2%}"
+                    f"{np.linalg.norm(error) / size:.2%}"
                 )
                 operation = replace(operation, weights=nearest)
         operations.append(operation)

@@ -71,10 +71,13 @@ class Pace:
         Which half of the weight and parameter buffers the next job loads.
     cycles : int
         Of the run during which it loads; 0 before the first.
+    whole : bool
+        Whether the job before took more than a half, so that nothing may be loaded while it runs.
     """
 
     half: int = 0
     cycles: int = 0
+    whole: bool = False
 
 
 def lower(
@@ -170,10 +173,12 @@ class _Plan:
                 "weight_base": half * (config.weight_words // 2),
                 "parameter_base": half * (config.parameter_words // 2),
             }
-            loads = [Load("parameter", own["parameter_base"], parameters[part], wait=not double)]
+            wait = not double or pace.whole
+            pace.whole = not double
+            loads = [Load("parameter", own["parameter_base"], parameters[part], wait=wait)]
             if self.weights is not None:
                 block = self.weights[part].reshape(-1, self.weights.shape[-1])
-                loads.append(Load("weight", own["weight_base"], block, wait=not double))
+                loads.append(Load("weight", own["weight_base"], block, wait=wait))
             own |= registers | self.registers
             runs = [Run(own | self.run(tile, part, target, config)) for tile in tiles]
             jobs.append(Job(loads, runs))
@@ -345,7 +350,7 @@ def _conv(
         weights=packed.reshape(blocks, -1, packed.shape[1]),
         bias=bias,
         registers={
-            "tail": min(255, -(-tail // granule)),
+            "tail": -(-tail // granule),
             "pad": int(pe.activation.encode(np.array(fill_of(tensor)))),
         },
         macs=math.prod(network.tensors[conv.output].shape) * conv.weights[0].size,
@@ -400,7 +405,7 @@ def _past_the_array(
     blocks = -(-channels // cols)
     columns = np.arange(blocks * cols).reshape(blocks, cols)
     columns[columns >= channels] = -1
-    registers = {"mode": 1 << MODES["direct"], "tail": 255}
+    registers = {"mode": 1 << MODES["direct"], "tail": config.vector}
     bias = np.zeros(columns.shape, np.int64)
     if isinstance(operation, Pool):
         if operation.kind == "max":
@@ -415,6 +420,8 @@ def _past_the_array(
         bases = [places[name].base for name in operation.inputs]
         between = bases[1] - bases[0] if len(bases) > 1 else 0
         kernel, step, origin = (len(bases), 1, 1), (1, 1), (0, 0)
+        if any(not 0 <= rescale.left <= 24 for rescale in operation.rescale):
+            raise UserError(f"layer {operation.name!r} must shift its inputs left by 0 to 24")
         if len(bases) > 2:
             raise UserError(f"layer {operation.name!r} must add two tensors, not {len(bases)}")
         for i, (name, rescale) in enumerate(zip(operation.inputs, operation.rescale, strict=True)):
@@ -477,7 +484,8 @@ def _parameters(
         fields.append((np.zeros(columns.shape, np.int64), config.channel_bits - config.sum_bits))
         return _interleave(fields), registers
     if requantize is None or _keeps(requantize):
-        requantize = _identity(tensor.low, tensor.high, config)
+        bounds = tensor if requantize is None else requantize
+        requantize = _identity(bounds.low, bounds.high, config)
     if config.requantize == "threshold":
         count = config.thresholds
         never = (1 << (config.sum_bits - 1)) - 1  # no sum reaches it
@@ -499,7 +507,7 @@ def _parameters(
             )
         for i in range(count):
             t = found.thresholds[:, i] if i < levels else np.array([never])
-            fields.append((spread(t, never), config.sum_bits))
+            fields.append((spread(t.clip(-never, never), never), config.sum_bits))
         fill = int(pe.activation.encode(np.array(fill_of(tensor))))
         fields.append((spread(code, fill), pe.activation.bits))
         fields.append((spread((found.step < 0).astype(np.int64), 0), 1))
@@ -525,6 +533,11 @@ def _parameters(
             )
         fields += [(spread(requantize.multiplier, 0), 31), (spread(requantize.shift, 0), 6)]
     else:
+        if not -31 <= requantize.shift.min() <= requantize.shift.max() <= 31:
+            raise UserError(
+                f"layer {operation.name!r} must have shifts of -31 to 31, not "
+                f"{requantize.shift.min()} to {requantize.shift.max()}"
+            )
         fields.append((spread(requantize.shift, 31), 6))
     return _interleave(fields), registers
 

@@ -48,7 +48,8 @@ def fold_stride(network: Network, config: AcceleratorConfig) -> Network:
     def fold(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         full = np.full((len(values), rows * sy, cols * sx, channels), tensor.zero_point, np.int64)
         top, left = first.padding[:2]
-        part = values[:, : rows * sy - top, : cols * sx - left]
+        part = values[:, : max(0, rows * sy - top), : max(0, cols * sx - left)]
+        top, left = min(top, rows * sy), min(left, cols * sx)
         full[:, top : top + part.shape[1], left : left + part.shape[2]] = part
         full = full.reshape(len(values), rows, sy, cols, sx, channels)
         return full.transpose(0, 1, 3, 2, 4, 5).reshape(len(values), rows, cols, -1)

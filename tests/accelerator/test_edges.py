@@ -1,0 +1,160 @@
+"""What lies at the edges of buffers, registers and formats: right, or refused before it runs."""
+
+import numpy as np
+import pytest
+
+from hwgen.accelerator.config import AcceleratorConfig
+from hwgen.compiler.compile import compile_network
+from hwgen.compiler.rewrite import fold_stride
+from hwgen.errors import UserError
+from hwgen.generate import generate_accelerator
+from hwgen.network.graph import Add, Conv, Network, Pool, Rescale, Tensor
+from hwgen.network.requantize import FixedPoint, RoundingShift, Thresholds
+from testbench.golden_network import run_network
+from testbench.network import simulate_network
+
+KEEP = FixedPoint(np.array([1 << 30]), np.array([1]), 0, -128, 127)
+SCALE = FixedPoint(np.array([1 << 30]), np.array([-7]), 0, -128, 127)
+
+
+def accelerator(**options):
+    return AcceleratorConfig.from_options({"pe": "int8", "rows": 4, "cols": 4, **options})
+
+
+def network(operations, *shapes):
+    """A chain: operations from t0 to t1 to t2 ..., tensors of the given shapes."""
+    tensors = {f"t{i}": Tensor(f"t{i}", shape, -128, 127) for i, shape in enumerate(shapes)}
+    last = f"t{len(shapes) - 1}"
+    return Network("edge", tensors, operations, "t0", last, lambda x: x, lambda x: x)
+
+
+def conv(place, weights, requantize=SCALE, bias=0, **options):
+    weights = np.asarray(weights, np.int64)
+    bias = np.full(len(weights), bias)
+    return Conv(
+        f"layer{place}", (f"t{place}",), f"t{place + 1}", requantize, weights, bias, **options
+    )
+
+
+def check(net, config, seed=0):
+    shape = net.tensors["t0"].shape
+    inputs = np.random.default_rng(seed).integers(-128, 128, (1, *shape))
+    found = simulate_network(compile_network(net, config), inputs, check=True)
+    assert not any(found.mismatches.values()), found.mismatches
+    assert found.cycles == found.predicted
+    return found
+
+
+@pytest.mark.parametrize("second", ["conv", "pool"])
+def test_a_job_that_takes_the_whole_buffer_is_not_overwritten(second):
+    """The next job's weights, and its parameters, wait for the run that still needs theirs."""
+    config = accelerator(weight_buffer=160, parameter_buffer=400)
+    rng = np.random.default_rng(1)
+    first = conv(0, rng.integers(-99, 99, (4, 3, 3, 4)), padding=(1, 1, 1, 1))
+    if second == "conv":
+        last = conv(1, rng.integers(-99, 99, (4, 1, 1, 4)))
+    else:
+        last = Pool("pool", ("t1",), "t2", None, "max", (1, 1), (1, 1))
+    compiled = compile_network(network([first, last], *[(8, 8, 4)] * 3), config)
+    (job,) = compiled.layers[0].jobs
+    words = sum(len(load.data) for load in job.loads if load.buffer == "weight")
+    assert 2 * words > config.weight_words >= words
+    assert all(load.wait for load in compiled.layers[1].jobs[0].loads)
+    check(compiled.network, config)
+
+
+@pytest.mark.parametrize("way", ["multiplier", "shift"])
+def test_a_clamp_without_a_scale_is_a_clamp(way):
+    keep = {
+        "multiplier": FixedPoint(np.array([1 << 30]), np.array([1]), 0, 0, 100),
+        "shift": RoundingShift(np.array([0]), 0, 0, 100),
+    }[way]
+    pool = Pool("relu", ("t0",), "t1", keep, "max", (1, 1), (1, 1))
+    found = check(network([pool], (4, 4, 3), (4, 4, 3)), accelerator(requantize=way))
+    assert found.outputs.min() == 0
+    assert found.outputs.max() == 100
+
+
+def test_vectors_of_more_than_255_granules():
+    config = accelerator(rows=2, cols=1, lanes=128)
+    assert config.vector == 256
+    weights = np.random.default_rng(0).integers(-127, 128, (3, 1, 1, 256))
+    check(network([conv(0, weights)], (1, 2, 256), (1, 2, 3)), config)
+
+
+@pytest.mark.parametrize("stream", [64, 512])
+def test_depths_that_are_no_power_of_two(stream):
+    config = accelerator(rows=3, cols=3, activation_buffer=1000, accumulator_buffer=123,
+                         stream_bits=stream)  # fmt: skip
+    rng = np.random.default_rng(2)
+    first = conv(0, rng.integers(-99, 99, (7, 3, 3, 5)), padding=(1, 1, 1, 1))
+    second = conv(1, rng.integers(-99, 99, (2, 1, 1, 7)), None)
+    check(network([first, second], (7, 5, 5), (7, 5, 7), (7, 5, 2)), config)
+
+
+def test_a_tensor_added_to_itself_and_read_long_after():
+    rng = np.random.default_rng(3)
+    twice = Add("twice", ("t1", "t1"), "t2", KEEP, (Rescale(0), Rescale(1)))
+    late = Add("late", ("t0", "t2"), "t3", KEEP, (Rescale(20, 1 << 30, -18), Rescale(0)))
+    first = conv(0, rng.integers(-9, 9, (4, 1, 1, 4)))
+    check(network([first, twice, late], *[(5, 3, 4)] * 4), accelerator())
+
+
+@pytest.mark.parametrize("name", ["results", "sequencer", "array", "accumulate", "nest_3_out12"])
+def test_names_of_parts_are_free(name):
+    text = generate_accelerator(accelerator(rows=1, cols=1, name=name)).verilog
+    assert text.count(f"\nmodule {name}_axi(") == 1
+
+
+@pytest.mark.parametrize("padding", [(7, 7, 0, 0), (0, 0, 7, 7), (3, 2, 1, 5), (0, 0, 0, 0)])
+def test_folding_a_stride_keeps_the_result(padding):
+    config = accelerator(rows=64)
+    weights = np.random.default_rng(0).integers(-9, 9, (2, 6, 6, 1))
+    places = [(3 + padding[i] + padding[i + 2] - 6) // 6 + 1 for i in range(2)]
+    if min(places) < 1:
+        weights, places = weights[:, :2, :2], [1, 1]
+    net = network([conv(0, weights, stride=(6, 6), padding=padding)], (3, 3, 1), (*places, 2))
+    folded = fold_stride(net, config)
+    assert folded is not net
+    inputs = np.random.default_rng(1).integers(-128, 128, (3, 3, 3, 1))
+    expected = run_network(net, inputs)["t1"]
+    assert (run_network(folded, folded.encode(inputs))["t1"] == expected).all()
+
+
+def levels(count):
+    return Thresholds(np.arange(count)[None].repeat(4, axis=0), np.zeros(4, int), np.ones(4, int))
+
+
+ONE = np.ones((4, 1, 1, 4), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("operations", "side", "options", "message"),
+    [
+        ([conv(0, ONE)], 40000, {}, "must have tensors of at most 32767 rows and columns"),
+        ([conv(0, ONE, bias=(1 << 31) - 9)], 2, {}, "sums up to .*, the accelerator has 32 bits"),
+        ([conv(0, 300 * ONE)], 2, {}, r"16 of 16 weights \(such as 300\)"),
+        ([conv(0, ONE, None), conv(1, ONE)], 2, {}, "sums must be requantized but in the last"),
+        ([conv(0, ONE, FixedPoint(np.array([1]), np.array([9]), 0, -128, 127))], 2, {},
+         "must have shifts of -31 to 7, not 9 to 9"),
+        ([conv(0, ONE, RoundingShift(np.array([32]), 0, -128, 127))], 2, {"requantize": "shift"},
+         "must have shifts of -31 to 31, not 32 to 32"),
+        ([conv(0, ONE, FixedPoint(np.array([1]), np.array([0]), 128, 0, 255))], 2, {},
+         "results 0 to 255, the PE has the integers -128 to 127"),
+        ([conv(0, ONE, levels(9))], 2, {"requantize": "threshold", "thresholds": 5},
+         "thresholds must be at least 9 for layer 'layer0', not 5"),
+        ([Add("sum", ("t0",), "t1", KEEP, (Rescale(25),))], 2, {}, "left by 0 to 24"),
+        ([], 2, {}, "must have at least one operation"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused(operations, side, options, message):
+    shapes = [(1, side, 4)] * (len(operations) + 1)
+    with pytest.raises(UserError, match=message):
+        compile_network(network(operations, *shapes), accelerator(**options))
+
+
+def test_an_output_that_is_read_is_refused():
+    net = network([conv(0, ONE), conv(1, ONE)], *[(1, 2, 4)] * 3)
+    net = Network(net.name, net.tensors, net.operations, "t0", "t1", net.encode, net.decode)
+    with pytest.raises(UserError, match="output 't1' must be made last, and read by no operation"):
+        compile_network(net, accelerator())
