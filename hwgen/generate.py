@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pe_library.shared import SharedComponent
+
 from .accelerator.axi import REGISTERS, AxiAccelerator
 from .accelerator.config import AcceleratorConfig
 from .accelerator.registers import register_widths
@@ -71,52 +73,28 @@ class Generated(Generic[Config]):
 def generate(config: ArrayConfig) -> Generated[ArrayConfig]:
     """Emit the array of a configuration."""
     array = SystolicArray(config)
-    text = emit_verilog(array)
-    versions = tool_versions()
-    header = [
+    title = (
         f"{config.name}: {config.rows} rows x {config.cols} cols, "
-        f"{_DATAFLOW_WORDS[config.dataflow]}, {config.accumulator.bits}-bit sums",
-        f"PE: {config.pe!r}",
-        "made by " + ", ".join(f"{tool} {number}" for tool, number in versions.items()),
-        f"configuration sha256 {config.digest}",
-        f"text below this header sha256 {hashlib.sha256(text.encode()).hexdigest()}",
-    ]
-    verilog = "".join(f"// {line}\n" for line in header) + text
-    sidecar = {
-        "name": config.name,
-        "configuration": config.as_dict(),
-        "configuration_sha256": config.digest,
-        "verilog_sha256": hashlib.sha256(verilog.encode()).hexdigest(),
-        "versions": versions,
+        f"{_DATAFLOW_WORDS[config.dataflow]}, {config.accumulator.bits}-bit sums"
+    )
+    facts = {
         "latency_cycles": array.latency,
         "macs_per_cycle": config.macs_per_cycle,
         "ports": list_ports(array),
         "streams": array.layout(),
     }
-    return Generated(config, verilog, sidecar)
+    return _emitted(config, config, array, title, facts)
 
 
 def generate_accelerator(config: AcceleratorConfig) -> Generated[AcceleratorConfig]:
     """Emit the accelerator of a configuration, on AXI; its module is ``NAME_axi``."""
     accelerator = AxiAccelerator(config)
     array = config.array
-    text = emit_verilog(accelerator)
-    versions = tool_versions()
-    header = [
+    title = (
         f"{config.name}: accelerator around {array.rows} rows x {array.cols} cols, "
-        f"{_DATAFLOW_WORDS[array.dataflow]}, requantization by {config.requantize}",
-        f"PE: {array.pe!r}",
-        "made by " + ", ".join(f"{tool} {number}" for tool, number in versions.items()),
-        f"configuration sha256 {config.digest}",
-        f"text below this header sha256 {hashlib.sha256(text.encode()).hexdigest()}",
-    ]
-    verilog = "".join(f"// {line}\n" for line in header) + text
-    sidecar = {
-        "name": config.name,
-        "configuration": config.as_dict(),
-        "configuration_sha256": config.digest,
-        "verilog_sha256": hashlib.sha256(verilog.encode()).hexdigest(),
-        "versions": versions,
+        f"{_DATAFLOW_WORDS[array.dataflow]}, requantization by {config.requantize}"
+    )
+    facts = {
         "macs_per_cycle": array.macs_per_cycle,
         "top": accelerator.definition,
         "ports": list_ports(accelerator),
@@ -131,6 +109,31 @@ def generate_accelerator(config: AcceleratorConfig) -> Generated[AcceleratorConf
             {"number": i, "name": name, "bits": bits}
             for i, (name, bits) in enumerate(register_widths(config).items())
         ],
+    }
+    return _emitted(config, array, accelerator, title, facts)
+
+
+def _emitted(
+    config: Config, array: ArrayConfig, top: SharedComponent, title: str, facts: dict[str, Any]
+) -> Generated[Config]:
+    """Return the Verilog of a component with a header, and a sidecar with what holds of all."""
+    text = emit_verilog(top)
+    versions = tool_versions()
+    header = [
+        title,
+        f"PE: {array.pe!r}",
+        "made by " + ", ".join(f"{tool} {number}" for tool, number in versions.items()),
+        f"configuration sha256 {config.digest}",
+        f"text below this header sha256 {hashlib.sha256(text.encode()).hexdigest()}",
+    ]
+    verilog = "".join(f"// {line}\n" for line in header) + text
+    sidecar = {
+        "name": config.name,
+        "configuration": config.as_dict(),
+        "configuration_sha256": config.digest,
+        "verilog_sha256": hashlib.sha256(verilog.encode()).hexdigest(),
+        "versions": versions,
+        **facts,
     }
     return Generated(config, verilog, sidecar)
 
