@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hwgen.accelerator.config import AcceleratorConfig
+from hwgen.accelerator.registers import register_widths
 from hwgen.compiler.compile import compile_network
 from hwgen.compiler.rewrite import fold_stride
 from hwgen.errors import UserError
@@ -75,11 +76,24 @@ def test_a_clamp_without_a_scale_is_a_clamp(way):
     assert found.outputs.max() == 100
 
 
-def test_vectors_of_more_than_255_granules():
+def wide_vectors():
+    """A network on an array whose vectors have 256 granules of one code."""
     config = accelerator(rows=2, cols=1, lanes=128)
     assert config.vector == 256
     weights = np.random.default_rng(0).integers(-127, 128, (3, 1, 1, 256))
-    check(network([conv(0, weights)], (1, 2, 256), (1, 2, 3)), config)
+    return network([conv(0, weights)], (1, 2, 256), (1, 2, 3)), config
+
+
+def test_the_register_holds_a_tail_of_256_granules():
+    net, config = wide_vectors()
+    (layer,) = compile_network(net, config).layers
+    assert layer.jobs[0].runs[0].registers["tail"] == 256
+    assert register_widths(config)["tail"] == 9
+
+
+@pytest.mark.slow  # it builds for minutes
+def test_vectors_of_more_than_255_granules():
+    check(*wide_vectors())
 
 
 @pytest.mark.parametrize("stream", [64, 512])
