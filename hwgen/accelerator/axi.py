@@ -18,16 +18,15 @@ from amaranth.lib.wiring import In, Out
 from pe_library.shared import SharedComponent
 
 from .accelerator import Accelerator
+from .commands import Status
 from .config import AcceleratorConfig
 
-__all__ = ["ABORTED", "IDENTIFICATION", "MAP_VERSION", "REGISTERS", "AxiAccelerator", "Register"]
+__all__ = ["IDENTIFICATION", "MAP_VERSION", "REGISTERS", "AxiAccelerator", "Register"]
 
 #: What the register ``identification`` holds: in memory, the letters "hwgn".
 IDENTIFICATION = int.from_bytes(b"hwgn", "little")
 #: Version of the register map.
 MAP_VERSION = 1
-#: Status (see ``commands.Status``) of a program that a soft reset ended.
-ABORTED = 6
 #: Width of addresses of the AXI4-Lite.
 ADDRESS_BITS = 12
 #: AXI4-Lite responses.
@@ -237,7 +236,7 @@ class AxiAccelerator(SharedComponent):
         with m.If(dropped):
             m.d.comb += [
                 offered.eq(ended),
-                answer.data.eq(Cat(Const(0, 56), Const(ABORTED, 8))),
+                answer.data.eq(Cat(Const(0, 56), Const(Status.ABORTED, 8))),
                 answer.last.eq(1),
             ]
         m.d.comb += closing.eq(room & offered & answer.last & ~clear)

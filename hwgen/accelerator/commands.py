@@ -5,7 +5,8 @@ behind each LOAD its data. ``last`` ends it; the answer, results and a closing b
 the output stream.
 
 ========  =====================================================================================
-SET       56: 0x01, 48: register, 0: value (32 bits). Writes a register of the next run.
+SET       56: 0x01, 48: register, 0: value (32 bits). Writes a register of the next run; all are 0
+          when a program begins.
 LOAD      56: 0x02, 55: wait, 48: buffer, 24: address, 0: words - 1. That many words follow, each
           in whole beats, lowest bits first. Waits for the run before if told so, and always if
           the buffer is that of activations.
@@ -43,6 +44,7 @@ class Status(IntEnum):
     OUT_OF_RANGE = 3
     WRONG_CHECK = 4
     TRUNCATED = 5
+    ABORTED = 6  # by the soft reset of `axi.py`
 
 
 #: Buffers by the number that LOAD gives.

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hwgen.config import ArrayConfig
+from hwgen.network.requantize import LONG_SUM_BITS, SUM_BITS
 from pe_library.checks import check_choice, check_integer
 from pe_library.formats import Bipolar, Integer
 
 __all__ = ["REQUANTIZE", "AcceleratorConfig"]
 
 REQUANTIZE = ("multiplier", "shift", "threshold")
-#: Widths of sums outside the array: for activations of up to 8 bits, and for longer ones.
-SUM_BITS, LONG_SUM_BITS = 32, 48
 #: Widths of the stream of commands, data and results.
 STREAM_BITS = (64, 128, 256, 512)
 

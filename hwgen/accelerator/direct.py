@@ -34,8 +34,6 @@ class Direct(SharedComponent):
     i : In(stream of {codes, last, second})
         Codes of ``cols`` channels.
     o : Out(stream of {sums, last})
-    busy : Out(1)
-        Whether anything is inside.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -52,7 +50,6 @@ class Direct(SharedComponent):
                         data.StructLayout({"sums": config.array.cols * config.sum_bits, "last": 1})
                     )
                 ),
-                "busy": Out(1),
             }
         )
 
@@ -73,7 +70,6 @@ class Direct(SharedComponent):
             self.i.ready.eq(advance),
             self.o.valid.eq(valid[-1]),
             self.o.payload.last.eq(last[-1]),
-            self.busy.eq(valid.any()),
         ]
         with m.If(advance):
             m.d.sync += [

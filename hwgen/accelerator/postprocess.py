@@ -173,8 +173,6 @@ class PostProcess(SharedComponent):
     o : Out(stream)
         Codes, or sums, lowest channel first. Latency 2 cycles for sums, more by the requantizer's
         for codes.
-    busy : Out(1)
-        Whether anything is inside.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -192,7 +190,6 @@ class PostProcess(SharedComponent):
                     stream.Signature(data.StructLayout({"sums": cols * config.sum_bits, "last": 1}))
                 ),
                 "o": Out(stream.Signature(cols * config.sum_bits)),
-                "busy": Out(1),
             }
         )
 
@@ -218,7 +215,6 @@ class PostProcess(SharedComponent):
             self.o.valid.eq(Mux(raw, valid[1], valid[-1])),
             self.read_en.eq(advance),
             self.read_addr.eq(block),
-            self.busy.eq(Mux(raw, valid[:2].any(), valid.any())),
         ]
         with m.If(advance):
             m.d.sync += [

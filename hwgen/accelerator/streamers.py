@@ -1,6 +1,6 @@
 """Streamers: they read a buffer in the order of a loop nest and offer what they find."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,22 @@ from .registers import LOOPS, MODES, loops_of, registers_layout
 __all__ = ["ActivationStreamer", "WeightStreamer"]
 
 
+def _read_ahead(m: Module, streamer: SharedComponent, nest: LoopNest, address: Value) -> Value:
+    """Read at the nest's address, and offer the data a cycle later; return the advance enable."""
+    advance = Signal()
+    valid = Signal()
+    m.d.comb += [
+        advance.eq(~valid | streamer.o.ready),
+        nest.next.eq(nest.valid & advance),
+        streamer.read_en.eq(nest.next),
+        streamer.read_addr.eq(address),
+        streamer.o.valid.eq(valid),
+    ]
+    with m.If(advance):
+        m.d.sync += valid.eq(nest.valid)
+    return advance
+
+
 class ActivationStreamer(SharedComponent):
     """Reads activations, with padding, one vector a cycle.
 
@@ -21,10 +37,10 @@ class ActivationStreamer(SharedComponent):
 
     Members
     -------
-    start, busy : In(1), Out(1)
-        Begin; whether beats are still to come.
+    start : In(1)
+        Begin.
     registers : In(struct)
-        See ``registers.py``; stable while busy.
+        See ``registers.py``; stable during a run.
     read_en, read_addr, read_data
         Port of the activation buffer.
     o : Out(stream of {codes, last, second})
@@ -42,7 +58,6 @@ class ActivationStreamer(SharedComponent):
         super().__init__(
             {
                 "start": In(1),
-                "busy": Out(1),
                 "registers": In(registers_layout(config)),
                 "read_en": Out(1),
                 "read_addr": Out(self.address_bits),
@@ -78,25 +93,17 @@ class ActivationStreamer(SharedComponent):
                 step = f"{name}_step_{i}"
                 m.d.comb += getattr(nest, step).eq(registers[step])
 
-        advance = Signal()
-        valid = Signal()
+        advance = _read_ahead(m, self, nest, nest.act)
         inside = Signal()
         tail = Signal()
         last = Signal()
         second = Signal()
         m.d.comb += [
-            advance.eq(~valid | self.o.ready),
-            nest.next.eq(nest.valid & advance),
-            self.read_en.eq(nest.next),
-            self.read_addr.eq(nest.act),
-            self.o.valid.eq(valid),
             self.o.payload.last.eq(last),
             self.o.payload.second.eq(second),
-            self.busy.eq(nest.valid | valid),
         ]
         with m.If(advance):
             m.d.sync += [
-                valid.eq(nest.valid),
                 # Places left of or above the input are negative: as unsigned numbers, great.
                 inside.eq((nest.y < registers.height) & (nest.x < registers.width)),
                 tail.eq(nest.at_end[loops.summed[0]]),
@@ -120,7 +127,7 @@ class WeightStreamer(SharedComponent):
 
     Members
     -------
-    start, busy, registers
+    start, registers
         As of the :class:`ActivationStreamer`.
     read_en, read_addr, read_data
         Port of the weight buffer.
@@ -134,7 +141,6 @@ class WeightStreamer(SharedComponent):
         super().__init__(
             {
                 "start": In(1),
-                "busy": Out(1),
                 "registers": In(registers_layout(config)),
                 "read_en": Out(1),
                 "read_addr": Out(self.address_bits),
@@ -164,17 +170,6 @@ class WeightStreamer(SharedComponent):
                 getattr(nest, f"extent_{i}").eq(self.registers[f"extent_{loop}"]),
                 getattr(nest, f"address_step_{i}").eq(step),
             ]
-        advance = Signal()
-        valid = Signal()
-        m.d.comb += [
-            advance.eq(~valid | self.o.ready),
-            nest.next.eq(nest.valid & advance),
-            self.read_en.eq(nest.next),
-            self.read_addr.eq(nest.address),
-            self.o.valid.eq(valid),
-            self.o.payload.eq(self.read_data),
-            self.busy.eq(nest.valid | valid),
-        ]
-        with m.If(advance):
-            m.d.sync += valid.eq(nest.valid)
+        _read_ahead(m, self, nest, nest.address)
+        m.d.comb += self.o.payload.eq(self.read_data)
         return m

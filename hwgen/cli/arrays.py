@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from hwgen.errors import UserError
 
-from .flags import ACCELERATOR, Add, accelerator_of, add_configuration, configuration_of, integer
+from .flags import (
+    ACCELERATOR,
+    Add,
+    accelerator_of,
+    add_configuration,
+    configuration_of,
+    integer,
+    map_array,
+)
 
 if TYPE_CHECKING:
     from hwgen.config import ArrayConfig
@@ -101,48 +109,35 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from hwgen.generate import check_output, generate
+    from hwgen.config import ArrayConfig
+    from hwgen.generate import check_output, generate, generate_accelerator
 
-    if arguments.accelerator:
-        return _generate_accelerator(arguments)
-    for name in ACCELERATOR:
-        if getattr(arguments, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} must go with --accelerator")
-    config = configuration_of(arguments)
+    if not arguments.accelerator:
+        for name in ACCELERATOR:
+            if getattr(arguments, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} must go with --accelerator")
+    config = accelerator_of(arguments) if arguments.accelerator else configuration_of(arguments)
     if not arguments.output:
         raise UserError("--output must name a folder, not ''")
     directory = Path(arguments.output)
     check_output(directory, [f"{config.name}.{end}" for end in ("v", "json", "core")],
                  force=arguments.force)  # fmt: skip
-    generated = generate(config)
+    generated: Generated[Any]
+    if isinstance(config, ArrayConfig):
+        generated = generate(config)
+        facts = (
+            f"{config.rows}×{config.cols} {config.dataflow}, {config.accumulator.bits}-bit sums, "
+            f"latency {generated.sidecar['latency_cycles']} cycles"
+        )
+    else:
+        generated, array = generate_accelerator(config), config.array
+        facts = (
+            f"{array.rows}×{array.cols} {array.dataflow}, {array.macs_per_cycle} MACs a cycle, "
+            f"requantization by {config.requantize}"
+        )
     for path in generated.write(directory, force=arguments.force):
         print(f"{path} ({path.stat().st_size:,} bytes)")
-    print(
-        f"{config.rows}×{config.cols} {config.dataflow}, {config.accumulator.bits}-bit sums, "
-        f"latency {generated.sidecar['latency_cycles']} cycles, "
-        f"{generated.verilog.count(chr(10) + 'endmodule')} modules"
-    )
-    return 0
-
-
-def _generate_accelerator(arguments: argparse.Namespace) -> int:
-    from hwgen.generate import check_output, generate_accelerator
-
-    config = accelerator_of(arguments)
-    if not arguments.output:
-        raise UserError("--output must name a folder, not ''")
-    directory = Path(arguments.output)
-    check_output(directory, [f"{config.name}.{end}" for end in ("v", "json", "core")],
-                 force=arguments.force)  # fmt: skip
-    generated = generate_accelerator(config)
-    for path in generated.write(directory, force=arguments.force):
-        print(f"{path} ({path.stat().st_size:,} bytes)")
-    array = config.array
-    print(
-        f"{array.rows}×{array.cols} {array.dataflow}, {array.macs_per_cycle} MACs a cycle, "
-        f"requantization by {config.requantize}, "
-        f"{generated.verilog.count(chr(10) + 'endmodule')} modules"
-    )
+    print(f"{facts}, {generated.verilog.count(chr(10) + 'endmodule')} modules")
     return 0
 
 
@@ -208,19 +203,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _load(config: "ArrayConfig", name: str, path: str) -> Any:
-    """Read an operand, without allocating what a broken or huge file claims to hold."""
+    """Read an operand, if its shape is one that can be multiplied."""
     import numpy as np
 
     from testbench.simulate import check_shape
 
-    try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"{name} {path} must be a readable .npy file: {error}") from error
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{name} {path} must be a readable .npy file of integers") from error
-    if not isinstance(mapped, np.ndarray):
-        raise UserError(f"{name} {path} must be a .npy file with one array")
+    mapped = map_array(name, path, "integers")
     if mapped.ndim == 2:
         rows, cols = mapped.shape
         check_shape(config, *((rows, cols, 1) if name == "activations" else (1, rows, cols)))

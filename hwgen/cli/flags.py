@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hwgen.config import ArrayConfig
 
 __all__ = ["ACCELERATOR", "CONFIGURATION", "Add", "accelerator_of", "add_configuration",
-           "configuration_of", "integer", "options_of"]  # fmt: skip
+           "configuration_of", "integer", "map_array", "options_of"]  # fmt: skip
 
 #: Adds a command: its name, what runs it, and one sentence.
 Add = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
@@ -103,6 +103,21 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
         given = dict(_pe_option(text) for text in arguments.pe_option)
         options["pe_options"] = {**options.get("pe_options", {}), **given}
     return options
+
+
+def map_array(what: str, path: str, kind: str) -> Any:
+    """Map an array of a .npy file, without allocating what a broken or huge one claims to hold."""
+    import numpy as np
+
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{what} {path} must be a readable .npy file: {error}") from error
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{what} {path} must be a readable .npy file of {kind}") from error
+    if not isinstance(mapped, np.ndarray):
+        raise UserError(f"{what} {path} must be a .npy file with one array")
+    return mapped
 
 
 def _pe_option(text: str) -> tuple[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwgen.errors import UserError
 
-from .flags import Add, accelerator_of, add_configuration, integer
+from .flags import Add, accelerator_of, add_configuration, integer, map_array
 
 if TYPE_CHECKING:
     from hwgen.accelerator.config import AcceleratorConfig
@@ -79,17 +79,10 @@ def _network(arguments: argparse.Namespace, config: "AcceleratorConfig") -> "Net
 
 
 def _batch(name: str, path: str) -> Any:
-    """Read a batch, without allocating what a broken or huge file claims to hold."""
+    """Read a batch of at least one sample."""
     import numpy as np
 
-    try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"--{name} {path} must be a readable .npy file: {error}") from error
-    except (ValueError, EOFError) as error:
-        raise UserError(f"--{name} {path} must be a readable .npy file of numbers") from error
-    if not isinstance(mapped, np.ndarray):
-        raise UserError(f"--{name} {path} must be a .npy file with one array")
+    mapped = map_array(f"--{name}", path, "numbers")
     if mapped.ndim == 0 or len(mapped) == 0:
         raise UserError(f"--{name} {path} must hold at least one sample, not {mapped.shape}")
     return np.asarray(mapped)

@@ -5,7 +5,7 @@ then never waits for anything that this model does not know. Time is counted as 
 counts it: the cycle in which the program's first beat is taken is 1.
 
 Every number below is a property of the RTL (registers on a way) and is checked against simulation
-over random layers and configurations (``tests/accelerator/test_cycles.py``).
+over random layers and configurations (``tests/accelerator/test_accelerator.py``).
 """
 
 import math

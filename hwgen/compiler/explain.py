@@ -4,9 +4,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from hwgen.accelerator.registers import MODES
+
 from .compile import Compiled
 from .cycles import run_cycles, spans
-from .program import Program, Run
+from .program import Run
 
 __all__ = ["LayerReport", "explain", "format_table"]
 
@@ -65,6 +67,7 @@ def explain(compiled: Compiled) -> list[LayerReport]:
     tensor = network.tensors[network.input]
     program = compiled.program(np.full(tensor.shape, tensor.low))
     when = dict(zip(map(id, program.commands), spans(program), strict=False))
+    sets_before = {id(command): len(sets) for command, sets in program.sets_before_runs()}
     reports: list[LayerReport] = []
     before = 0
     for layer in compiled.layers:
@@ -75,7 +78,7 @@ def explain(compiled: Compiled) -> list[LayerReport]:
         waited = stored = 0
         idle = before
         for run in runs:
-            sets = 0 if run is runs[0] and not reports else len(_sets(program, run))
+            sets = 0 if run is runs[0] and not reports else sets_before[id(run)]
             waited += max(0, when[id(run)].start - idle - sets - 1)
             stored += run_cycles(program, run) - run_cycles(program, _kept(run))
             idle = when[id(run)].end
@@ -106,15 +109,12 @@ def explain(compiled: Compiled) -> list[LayerReport]:
     return reports
 
 
-def _sets(program: Program, run: Run) -> list[int]:
-    return next(sets for command, sets in program.sets_before_runs() if command is run)
-
-
 def _kept(run: Run) -> Run:
     """Return the run as if its results stayed in the activation buffer."""
     if not run.has("to_host"):
         return run
-    return Run({**run.registers, "mode": run.registers["mode"] & 3})
+    outside = 1 << MODES["to_host"] | 1 << MODES["raw"]
+    return Run({**run.registers, "mode": run.registers["mode"] & ~outside})
 
 
 def format_table(reports: list[LayerReport], total_cycles: int, macs_per_cycle: int) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,6 @@ class Layer:
     columns: IntArray
     tiles: list[IntArray]
     passes: int = 1
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -593,6 +592,3 @@ def _interleave(fields: Sequence[tuple[IntArray, int]]) -> npt.NDArray[np.uint8]
                 bits -= 48
             words.append((values[:, c : c + 1], bits))
     return words_of_bits(words)
-
-
-assert LOOPS == 6 and EXTENT_BITS == 16  # noqa: PT018 - what the loops above are laid out for
