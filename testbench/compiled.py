@@ -141,6 +141,17 @@ class _Exchange(ctypes.Structure):
     ]  # fmt: skip
 
 
+def _complain(outcome: int, cycle: int, patience: int, stream: str, rest: str = "") -> None:
+    """Raise ProtocolError if the model ended as harness.cpp's ``Outcome`` says it must not."""
+    complaint = {
+        2: f"nothing was transferred for {patience} cycles{rest}",
+        3: f"{stream}: valid was withdrawn before the transfer",
+        4: f"{stream}: payload changed before the transfer",
+    }.get(outcome)
+    if complaint:
+        raise ProtocolError(f"cycle {cycle}: {complaint}")
+
+
 @dataclass(frozen=True)
 class Sums:
     """Consecutive beats of ``o_sum``: values (beats, cols), last bits, cycles since reset."""
@@ -286,13 +297,7 @@ class CompiledModel:
             if sink.count:
                 got = slice(0, sink.count)
                 yield Sums(sums[got].copy(), last[got].copy(), cycles[got].copy())
-        complaint = {
-            2: f"nothing was transferred for {patience} cycles; {job.wanted} sums are missing",
-            3: "o_sum: valid was withdrawn before the transfer",
-            4: "o_sum: payload changed before the transfer",
-        }.get(outcome)
-        if complaint:
-            raise ProtocolError(f"cycle {job.cycle}: {complaint}")
+        _complain(outcome, job.cycle, patience, "o_sum", f"; {job.wanted} sums are missing")
         extra = self._c.model_drain(self._model, ctypes.byref(job), ctypes.c_int64(patience))
         if extra:
             raise ProtocolError(f"cycle {job.cycle}: {extra} sums more than expected")
@@ -367,13 +372,7 @@ class CompiledModel:
             job.count = 0
             if progress is not None:
                 progress(int(job.cycle), int(job.sent))
-        complaint = {
-            2: f"nothing was transferred for {patience} cycles",
-            3: "o: valid was withdrawn before the transfer",
-            4: "o: payload changed before the transfer",
-        }.get(outcome)
-        if complaint:
-            raise ProtocolError(f"cycle {job.cycle}: {complaint}")
+        _complain(outcome, job.cycle, patience, "o")
         return np.concatenate(chunks)
 
     # ---- modules without streams -------------------------------------------------------------

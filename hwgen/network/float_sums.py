@@ -17,15 +17,15 @@ from .graph import Conv, Operation, Pool, Tensor
 from .pointwise import Affine, Step
 from .qonnx_quantizers import Quantizer
 from .requantize import SUM_BITS, FixedPoint, IntArray, Requantization, RoundingShift, Thresholds
-from .rescaling import fixed_point
+from .rescaling import MOST_LEVELS, fixed_point, power_of_two
 from .thresholds import fold
 
 __all__ = ["FloatSums", "MaxWindow", "complement", "identity", "requantize"]
 
 Array = npt.NDArray[Any]
 
-#: Quantizers of up to so many levels become thresholds; of more only where nothing else is right.
-FEW_LEVELS = 16
+#: A quantizer of more than ``MOST_LEVELS`` gets thresholds only where nothing else is right, and
+#: up to so many.
 MANY_LEVELS = 256
 
 #: Sums of each channel at which fixed-point arithmetic is compared with the model's.
@@ -193,7 +193,7 @@ def requantize(sums: FloatSums, quantizer: Quantizer) -> Requantized | str:
         def codes(found: IntArray) -> IntArray:
             return np.where(turned, least + most - plain(found), plain(found))
 
-    elif levels > FEW_LEVELS:
+    elif levels > MOST_LEVELS:
         found = _multiply(sums, quantizer, codes, (low, high), shift)
         if isinstance(found, Requantized):
             return found
@@ -253,13 +253,11 @@ def _multiply(
         offset = np.where(slope == 0, np.rint(offset), offset)
         slope = np.where(slope == 0, 1.0, abs(slope))
     zero = quantizer.zero_point
-    significand, exponent = np.frexp(slope)
-    powers = bool((significand == 0.5).all()) and bool((abs(exponent - 1) < 31).all())
     before = (offset - zero) / slope
     way: Requantization
     limits = (zero - shift, low - shift, high - shift)
-    if powers and zero % 2 == 0 and quantizer.rounding in ("ROUND", "HALF_EVEN"):
-        way = RoundingShift((1 - exponent).astype(np.int64), *limits)
+    if power_of_two(slope) and zero % 2 == 0 and quantizer.rounding in ("ROUND", "HALF_EVEN"):
+        way = RoundingShift(1 - np.frexp(slope)[1].astype(np.int64), *limits)
     else:
         # Rounding to nearest, ties upwards: the floor of x is that of x - 1/2, and the ceiling that
         # of a little less than x + 1/2.
