@@ -23,7 +23,7 @@ __all__ = ["emit_verilog", "list_ports", "tool_versions"]
 #: mapped.
 _SCRIPT = (
     "hierarchy -top {top}; proc; opt_expr; opt_clean; opt_dff; opt_expr; wreduce; "
-    "opt_clean -purge; write_verilog -noattr"
+    "opt_clean -purge; write_verilog"
 )
 #: What `verilator --lint-only -Wall` would say of any emitted file, and why it is meant.
 _WAIVERS = {
@@ -37,6 +37,7 @@ _WAIVERS = {
 _CHOICE_WAIVERS = {
     "CASEOVERLAP": "a choice has a list of conditions, of which at most one holds",
     "WIDTHTRUNC": "`!` of a number asks whether it is 0; a shift gives the bits that are wanted",
+    "UNOPTFLAT": "the sign of a number in a vector is where its higher bits come from",
     "CMPCONST": "a buffer may have as many words as its address can tell apart",
 }
 #: Initial values: registers that need one are reset, the others never show theirs.
@@ -51,8 +52,15 @@ _REPEATED_WIRE = re.compile(
     r"(^  (?:in|out)put ((?:\[\d+:0\] )?\S+) ?;\n)  wire \2 ?;\n", re.MULTILINE
 )
 
-#: At most one condition holds: an attribute says so, where Yosys writes an old kind of comment.
-_PARALLEL = re.compile(r"(casez \(.*\)) // synopsys parallel_case$", re.MULTILINE)
+#: Of attributes only that of a memory is kept which says that nobody uses what is read of a word
+#: while it is written: block RAM then needs no logic against it.
+_ATTRIBUTE = re.compile(
+    r"^ *\(\* (?!no_rw_check|parallel_case)[^()]*\*\)\n|\(\* full_case[^()]*\*\) ", re.MULTILINE
+)
+_UNCHECKED = re.compile(r'(\(\* no_rw_check) = "1" ')
+
+#: At most one condition holds.
+_PARALLEL = re.compile(r"(\(\* parallel_case \*\))\n +(casez)")
 #: Where several signals have one name, Amaranth tells them apart by a number behind a `$`, and the
 #: parts of a structure by a dot. Both can be had without escaping.
 _ESCAPED = re.compile(r"\\(\w+[$.][\w$.]*) ")
@@ -150,9 +158,11 @@ def emit_verilog(component: SharedComponent) -> str:
     )  # fmt: skip
     if run.returncode:
         raise RuntimeError(f"Yosys failed (exit status {run.returncode}): {run.stderr.strip()}")
-    text = _REPEATED_WIRE.sub(r"\1", run.stdout.partition("\n")[2])
+    text = _ATTRIBUTE.sub("", run.stdout.partition("\n")[2])
+    text = _UNCHECKED.sub(r"\1 ", text)
+    text = _REPEATED_WIRE.sub(r"\1", text)
     text = _ESCAPED.sub(_plain_name, text)
-    text = _PARALLEL.sub(r"(* parallel_case *) \1", text)
+    text = _PARALLEL.sub(r"\1 \2", text)
     text = _INSTANCE.sub(_one_paragraph, text)
     for name, (defined, _) in emitter.definitions.items():
         title = (defined.__doc__ or "").partition("\n")[0].translate(_PLAIN)

@@ -63,6 +63,7 @@ def simulate_network(
     seed: int = 1,
     waves: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    verilog: str | None = None,
 ) -> NetworkRun:
     """Run samples through the accelerator's Verilog.
 
@@ -82,6 +83,8 @@ def simulate_network(
         Write a VCD trace there.
     progress : callable, optional
         Called with the number of samples done.
+    verilog : str, optional
+        In place of what the generator emits: a netlist of it.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def simulate_network(
     name = compiled.config.name
     golden = run_network(network, inputs) if check else {}
     result = NetworkRun(np.zeros((len(inputs), *network.tensors[network.output].shape), np.int64))
-    with CompiledModel(_verilog(compiled.config), name, waves=waves) as model:
+    with CompiledModel(verilog or _verilog(compiled.config), name, waves=waves) as model:
         for i, sample in enumerate(inputs):
             program = compiled.program(sample, every_layer=check)
             predicted = cycles_of(program)

@@ -24,7 +24,7 @@ from hwgen.array import SystolicArray
 from pe_library.shared import SharedComponent
 
 from .accumulate import Accumulate
-from .buffer import BankedBuffer
+from .buffer import WordBuffer, activation_buffer
 from .commands import BUFFERS
 from .config import AcceleratorConfig
 from .direct import Direct
@@ -81,15 +81,12 @@ class Accelerator(SharedComponent):
         m.submodules.accumulate = accumulate = Accumulate(config)
         m.submodules.postprocess = postprocess = PostProcess(config)
         m.submodules.results = results = Results(config)
-        m.submodules.activations = activations = BankedBuffer(
-            config.granule_bits, config.activation_words, act_streamer.vector,
-            cols // config.granule, "activation",
-        )  # fmt: skip
-        m.submodules.weights = weights = BankedBuffer(
-            config.weight_bits, config.weight_words, 1, 1, "weight"
+        m.submodules.activations = activations = activation_buffer(config)
+        m.submodules.weights = weights = WordBuffer(
+            config.weight_bits, config.weight_words, config.stream_bits, "weight"
         )
-        m.submodules.parameters = parameters = BankedBuffer(
-            config.parameter_bits, config.parameter_words, 1, 1, "parameter"
+        m.submodules.parameters = parameters = WordBuffer(
+            config.parameter_bits, config.parameter_words, config.stream_bits, "parameter"
         )
 
         # Program and answer; the closing beat comes when nothing else is left.
@@ -119,22 +116,21 @@ class Accelerator(SharedComponent):
         past = sequencer.registers.mode[MODES["direct"]]
         m.d.comb += weight_streamer.start.eq(sequencer.start & ~past)
 
-        # Buffers. Activations are loaded granule by granule, and only while nothing runs.
+        # Buffers. Activations are loaded and stored word by word, and only while nothing runs.
         loads = {name: sequencer.load_mask[place] for name, place in BUFFERS.items()}
         m.d.comb += [
             activations.read_en.eq(act_streamer.read_en | results.read_en),
             activations.read_addr.eq(
-                Mux(results.storing, results.read_addr, act_streamer.read_addr)
+                Mux(results.storing, results.read_addr * config.word, act_streamer.read_addr)
             ),
             act_streamer.read_data.eq(activations.read_data),
             results.read_data.eq(activations.read_data),
-            activations.write_mask.eq(Mux(loads["activation"], 1, results.write_mask)),
-            activations.write_addr.eq(
-                Mux(loads["activation"], sequencer.load_addr, results.write_addr)
-            ),
-            activations.write_data.eq(
-                Mux(loads["activation"], sequencer.load_data, results.write_data)
-            ),
+            activations.write_en.eq(results.write_en),
+            activations.write_addr.eq(results.write_addr),
+            activations.write_data.eq(results.write_data),
+            activations.load_en.eq(loads["activation"]),
+            activations.load_addr.eq(sequencer.load_addr),
+            activations.load_data.eq(sequencer.load_data),
         ]
         for name, buffer, reader in (
             ("weight", weights, weight_streamer),
@@ -144,9 +140,11 @@ class Accelerator(SharedComponent):
                 buffer.read_en.eq(reader.read_en),
                 buffer.read_addr.eq(reader.read_addr),
                 reader.read_data.eq(buffer.read_data),
-                buffer.write_mask.eq(loads[name]),
+                buffer.write_mask.eq(Mux(loads[name], 1 << sequencer.load_part, 0)),
                 buffer.write_addr.eq(sequencer.load_addr),
-                buffer.write_data.eq(sequencer.load_data),
+                buffer.write_data.eq(
+                    sequencer.load_data[-config.stream_bits :].replicate(buffer.parts)
+                ),
             ]
 
         # Operands to the array, or past it.
@@ -196,8 +194,7 @@ class Accelerator(SharedComponent):
             postprocess.i.valid.eq(accumulate.o.valid),
             postprocess.i.payload.eq(accumulate.o.payload),
             accumulate.o.ready.eq(postprocess.i.ready),
-            # A run of sums leaves copies of them behind; they are dropped as the next one starts.
-            results.i.valid.eq(postprocess.o.valid & ~sequencer.start),
+            results.i.valid.eq(postprocess.o.valid),
             results.i.payload.eq(postprocess.o.payload),
             postprocess.o.ready.eq(results.i.ready),
         ]

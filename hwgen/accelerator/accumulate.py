@@ -1,6 +1,6 @@
 """Accumulation over the passes that belong to one block of output channels."""
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -18,9 +18,9 @@ __all__ = ["Accumulate"]
 class Accumulate(SharedComponent):
     """Adds up passes, or takes their maximum, pixel by pixel; hands on the last one's results.
 
-    One beat a cycle; a result leaves 1 cycle after the last of its sums came. A pass has as many
-    beats as the accumulator buffer has words, or fewer. Sums of an output-stationary array are
-    handed on as they are.
+    One beat a cycle; a result leaves :attr:`latency` cycles after the last of its sums came. A pass
+    has as many beats as the accumulator buffer has words, or fewer. Sums of an output-stationary
+    array are handed on as they are.
 
     Members
     -------
@@ -31,8 +31,12 @@ class Accumulate(SharedComponent):
     i : In(stream of {sums, last})
         ``last``: the last beat of a pass.
     o : Out(stream of {sums, last})
-        Results; ``last``: the last of a block of output channels.
+        Results; ``last``: the last of a block of output channels. ``ready`` must come from a
+        register: without it nothing here moves, and nothing before it.
     """
+
+    #: Cycles from a sum to its result: the old sum is read, the total made.
+    latency = 2
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -54,15 +58,17 @@ class Accumulate(SharedComponent):
         m = Module()
         cols, depth = self.config.array.cols, self.config.accumulator_words
         bits = self.config.sum_bits
-        memory: Memory = Memory(shape=cols * bits, depth=depth, init=[])
+        # What is read of a word that is being written is not used.
+        attrs = {"no_rw_check": "1"}
+        memory: Memory = Memory(shape=cols * bits, depth=depth, init=[], attrs=attrs)
         m.submodules.memory = memory
         write = memory.write_port()
-        read = memory.read_port(transparent_for=(write,))
+        read = memory.read_port()
         maximum = self.registers.mode[MODES["maximum"]]
         # Passes of a block of output channels: those that are summed, and then those of its pixels.
         loops = loops_of(self.config)
         counted = (*loops.summed, *(loop for loop in loops.outside if loop in loops.pixels))
-        m.submodules.passes = passes = LoopNest(len(counted), {})
+        m.submodules.passes = passes = LoopNest(len(counted), self.config.loop_bits, {})
         for i, loop in enumerate(counted):
             extent: Value = self.registers[f"extent_{loop}"]
             if self.config.array.dataflow == "os" and loop in loops.summed:
@@ -76,48 +82,77 @@ class Accumulate(SharedComponent):
         final = Signal(name="final_pass")  # this is the last of them
         ends = Signal()  # this is the last of a block of output channels
         take = Signal()
+        advance = self.o.ready
+        # What a beat is added to is read in the cycle before it comes, and its total is written two
+        # cycles after. So totals are forwarded to the next three beats, where they have the same
+        # place: near, as one is made; far, as it is written; or as it was written just now. When
+        # nothing advances, nothing is read, and the same total is written again.
+        valid_1 = Signal()
+        final_1 = Signal()
+        ends_1 = Signal()
+        place_1 = Signal.like(place)
+        near = Signal()
+        far = Signal()
+        fresh = Signal()  # one of the three has the place of the beat that comes now
         m.d.comb += [
-            self.i.ready.eq(~self.o.valid | self.o.ready),
-            take.eq(self.i.valid & self.i.ready),
+            self.i.ready.eq(advance),
+            take.eq(self.i.valid & advance),
             final.eq(passes.at_end[: len(loops.summed)].all()),
             ends.eq(self.i.payload.last & passes.at_end.all()),
             following.eq(Mux(self.i.payload.last, 0, place + 1)),
             # Read ahead: the place of the next beat is known.
-            read.addr.eq(Mux(take, following, place)),
-            read.en.eq(1),
-            write.addr.eq(place),
-            write.en.eq(take & ~final),
+            read.addr.eq(Mux(self.i.valid, following, place)),
+            read.en.eq(advance),
+            write.data.eq(self.o.payload.sums),
             passes.next.eq(take & self.i.payload.last & ~ends),
             passes.start.eq(self.start | (take & ends)),
         ]
+        same = Cat(
+            valid & (read.addr == before)
+            for valid, before in (
+                (self.i.valid, place), (valid_1, place_1), (write.en, write.addr)
+            )
+        )  # fmt: skip
         with m.If(take):
             m.d.sync += place.eq(following)
             with m.If(self.i.payload.last):
                 m.d.sync += first.eq(final)
         with m.If(self.start):
             m.d.sync += [place.eq(0), first.eq(1)]
+        with m.If(advance):
+            m.d.sync += [
+                valid_1.eq(self.i.valid),
+                final_1.eq(final),
+                ends_1.eq(ends),
+                place_1.eq(place),
+                near.eq(same[0]),
+                far.eq(same[1]),
+                fresh.eq(same.any()),
+                write.addr.eq(place_1),
+                write.en.eq(valid_1 & ~final_1),
+                self.o.valid.eq(valid_1 & final_1),
+                self.o.payload.last.eq(ends_1),
+            ]
 
-        totals: list[Value] = []
+        nothing = Cat(Const(0, bits - 1), maximum)  # the least sum, of which another is the maximum
         for c in range(cols):
             new = Signal(signed(bits), name=f"new_{c}")
             old = Signal(signed(bits), name=f"old_{c}")
             total = Signal(signed(bits), name=f"total_{c}")
+            difference = Signal(signed(bits + 1), name=f"difference_{c}")
+            result = self.o.payload.sums.word_select(c, bits)
+            written = Signal(bits, name=f"written_{c}")
+            forwarded = Mux(near, total, Mux(far, result, written))
+            stored = read.data.word_select(c, bits)
             m.d.comb += [
-                new.eq(self.i.payload.sums.word_select(c, bits)),
-                old.eq(read.data.word_select(c, bits)),
-                total.eq(
-                    Mux(first | (maximum & (new > old)), new, Mux(maximum, old, new + old))
-                ),
-                write.data.word_select(c, bits).eq(total),
-            ]  # fmt: skip
-            totals.append(total)
-        with m.If(self.i.ready):
-            m.d.sync += [
-                self.o.valid.eq(self.i.valid & final),
-                self.o.payload.last.eq(ends),
-                *(
-                    self.o.payload.sums.word_select(c, bits).eq(total)
-                    for c, total in enumerate(totals)
-                ),
+                difference.eq(old - new),
+                total.eq(Mux(maximum, Mux(difference < 0, new, old), new + old)),
             ]
+            with m.If(advance):
+                m.d.sync += [
+                    new.eq(self.i.payload.sums.word_select(c, bits)),
+                    old.eq(Mux(first, nothing, Mux(fresh, forwarded, stored))),
+                    result.eq(total),
+                    written.eq(result),
+                ]
         return m

@@ -6,12 +6,12 @@ the output stream.
 
 ========  =====================================================================================
 SET       56: 0x01, 48: register, 0: value (32 bits). Writes a register of the next run; all are 0
-          when a program begins.
+          when a program begins. Waits for the run before where there is one set of registers.
 LOAD      56: 0x02, 55: wait, 48: buffer, 24: address, 0: words - 1. That many words follow, each
           in whole beats, lowest bits first. Waits for the run before if told so, and always if
           the buffer is that of activations.
 RUN       56: 0x03, 0: :func:`check_of` all SETs since the last RUN. Waits for the run before.
-STORE     56: 0x04, 24: address, 0: granules - 1. Sends granules of the activation buffer, each in
+STORE     56: 0x04, 24: address, 0: words - 1. Sends words of the activation buffer, each in
           whole beats. Waits for the run before.
 ========  =====================================================================================
 
@@ -66,9 +66,9 @@ def run(check: int) -> int:
     return Opcode.RUN << 56 | check
 
 
-def store(address: int, granules: int) -> int:
-    """Return the word of a STORE of 1 to 2**24 granules."""
-    return Opcode.STORE << 56 | address << 24 | (granules - 1)
+def store(address: int, words: int) -> int:
+    """Return the word of a STORE of 1 to 2**24 words."""
+    return Opcode.STORE << 56 | address << 24 | (words - 1)
 
 
 def check_of(sets: Iterable[int]) -> int:

@@ -17,6 +17,7 @@ __all__ = ["REQUANTIZE", "AcceleratorConfig"]
 REQUANTIZE = ("multiplier", "shift", "threshold")
 #: Widths of the stream of commands, data and results.
 STREAM_BITS = (64, 128, 256, 512)
+LAYOUTS = ("packed", "aligned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class AcceleratorConfig:
     activation_buffer, weight_buffer, accumulator_buffer, parameter_buffer : int
         Capacity in bytes, rounded up to whole words: activations of all layers that live at the
         same time; weights in the order in which the array takes them; sums of ``cols`` channels,
-        32 or 48 bits each; bias and requantization of ``cols`` channels.
+        ``sum_bits`` each; bias and requantization of ``cols`` channels.
     requantize : str
         ``"multiplier"`` (TFLite), ``"shift"`` (power-of-two scales, ties to even) or
         ``"threshold"`` (FINN's MultiThreshold).
@@ -38,6 +39,19 @@ class AcceleratorConfig:
         Thresholds of each channel, 1 to 255; with ``requantize="threshold"`` only.
     stream_bits : int
         Width of the streams outside: 64, 128, 256 or 512.
+    layout : str
+        ``"packed"``: a pixel takes a whole number of vectors of ``cols`` codes. ``"aligned"``: of
+        ``rows * lanes`` codes, too, so that no vector is rotated; for more activation memory
+        in layers of few channels, far less logic in front of an array that takes wide vectors. One
+        of the two lengths must be a power of two times the other.
+    loop_bits : int
+        Width of loop counters and of places in a tensor, 6 to 16: a tensor has less than
+        ``2**(loop_bits - 1)`` rows and columns, a kernel at most ``2**loop_bits`` channel blocks.
+    sum_bits : int
+        Width of sums with their bias, and of thresholds, 8 to 48; 0 stands for 32, or 48 with
+        activations of more than 8 bits. A network whose sums might be wider is refused.
+    register_sets : int
+        2, so that registers of a run are set while the one before goes on, or 1, so that they wait.
 
     Raises
     ------
@@ -53,6 +67,10 @@ class AcceleratorConfig:
     requantize: Literal["multiplier", "shift", "threshold"] = "multiplier"
     thresholds: int = 0
     stream_bits: int = 64
+    layout: Literal["packed", "aligned"] = "packed"
+    loop_bits: int = 16
+    sum_bits: int = 0
+    register_sets: int = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.array, ArrayConfig):
@@ -67,6 +85,16 @@ class AcceleratorConfig:
                 "pe must have integer or bipolar activations in an accelerator, not "
                 f"{activation!r} of {self.array.name!r}"
             )
+        check_integer("loop_bits", self.loop_bits, 6, 16)
+        if self.array.rows > 1 << self.loop_bits:
+            raise ValueError(
+                f"loop_bits must be at least {(self.array.rows - 1).bit_length()} with "
+                f"{self.array.rows} rows, not {self.loop_bits}"
+            )
+        if self.sum_bits == 0:
+            default = SUM_BITS if activation.bits <= 8 else LONG_SUM_BITS
+            object.__setattr__(self, "sum_bits", default)
+        check_integer("sum_bits", self.sum_bits, 8, 48)
         if self.array.accumulator.bits > self.sum_bits:
             raise ValueError(
                 f"accumulator_bits must be at most {self.sum_bits} in an accelerator, not "
@@ -85,6 +113,13 @@ class AcceleratorConfig:
                 f"requantize must be 'threshold' with bipolar activations, not {self.requantize!r}"
             )
         check_choice("stream_bits", self.stream_bits, STREAM_BITS)
+        check_integer("register_sets", self.register_sets, 1, 2)
+        check_choice("layout", self.layout, LAYOUTS)
+        if self.layout == "aligned" and not self.aligned:
+            raise ValueError(
+                "layout must be 'packed' unless one of rows * lanes and cols is a power of two "
+                f"times the other, not 'aligned' with {self.read_codes} and {self.array.cols}"
+            )
         for name in ("activation", "weight", "accumulator", "parameter"):
             field = f"{name}_buffer"
             check_integer(field, getattr(self, field), 1, 1 << 27)
@@ -103,29 +138,50 @@ class AcceleratorConfig:
     # ---- words -------------------------------------------------------------------------------
 
     @property
-    def sum_bits(self) -> int:
-        """Width of sums in the accumulator buffer and at the post-processing: 32 or 48."""
-        return SUM_BITS if self.array.pe.activation.bits <= 8 else LONG_SUM_BITS
-
-    @property
     def read_codes(self) -> int:
         """Codes that enter the array in a cycle, and that are read: ``rows * lanes``."""
         return self.array.rows * self.array.pe.lanes
 
     @property
+    def pads(self) -> bool:
+        """Whether places outside of a tensor are read: bipolar codes have none for them."""
+        return not isinstance(self.array.pe.activation, Bipolar)
+
+    @property
     def granule(self) -> int:
-        """Codes in an addressable word of the activation buffer."""
+        """Codes between the addresses of the activation buffer."""
         return math.gcd(self.read_codes, self.array.cols)
 
     @property
     def granule_bits(self) -> int:
-        """Width of that word."""
+        """Bits between them."""
         return self.granule * self.array.pe.activation.bits
 
     @property
     def vector(self) -> int:
         """Granules that are read at once: for the array, or for ``cols`` channels past it."""
         return max(self.read_codes, self.array.cols) // self.granule
+
+    @property
+    def aligned(self) -> bool:
+        """Whether all vectors begin at multiples of their length.
+
+        They do so in either layout if the array takes ``cols`` codes or a part of them.
+        """
+        multiple = self.granule == min(self.read_codes, self.array.cols)
+        power = self.vector & (self.vector - 1) == 0
+        free = self.layout == "aligned" or self.read_codes <= self.array.cols
+        return multiple and power and free
+
+    @property
+    def word(self) -> int:
+        """Granules in a word of the activation buffer: what LOAD and STORE move."""
+        return self.vector if self.aligned else 1
+
+    @property
+    def activation_bits(self) -> int:
+        """Width of that word."""
+        return self.word * self.granule_bits
 
     @property
     def weight_bits(self) -> int:
@@ -139,7 +195,8 @@ class AcceleratorConfig:
             return self.sum_bits + 31 + 6
         if self.requantize == "shift":
             return self.sum_bits + 6
-        return self.sum_bits + self.thresholds * self.sum_bits + self.array.pe.activation.bits + 1
+        # The bias has the first threshold in it, which is 0.
+        return self.thresholds * self.sum_bits + self.array.pe.activation.bits + 1
 
     @property
     def parameter_bits(self) -> int:
@@ -148,8 +205,13 @@ class AcceleratorConfig:
 
     @property
     def activation_words(self) -> int:
+        """Words in the activation buffer."""
+        return -(-8 * self.activation_buffer // self.activation_bits)
+
+    @property
+    def granules(self) -> int:
         """Granules in the activation buffer."""
-        return -(-8 * self.activation_buffer // self.granule_bits)
+        return self.activation_words * self.word
 
     @property
     def weight_words(self) -> int:
@@ -170,7 +232,7 @@ class AcceleratorConfig:
     def buffers(self) -> dict[str, tuple[int, int]]:
         """Width of a word in bits and number of words, of each buffer."""
         return {
-            "activation": (self.granule_bits, self.activation_words),
+            "activation": (self.activation_bits, self.activation_words),
             "weight": (self.weight_bits, self.weight_words),
             "parameter": (self.parameter_bits, self.parameter_words),
             "accumulator": (self.array.cols * self.sum_bits, self.accumulator_words),

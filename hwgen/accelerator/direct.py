@@ -9,23 +9,20 @@ from pe_library.pe import signed_value
 from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
-from .registers import registers_layout
+from .product import Product, RoundingShift, delayed
+from .registers import register_widths, registers_layout
 
-__all__ = ["Direct", "rounding_shift_away"]
+__all__ = ["Direct"]
 
-
-def rounding_shift_away(value: Value, shift: Value) -> Value:
-    """Return ``value >> shift`` rounded to the nearest, ties away from zero (signed)."""
-    half = (Const(1) << shift) >> 1
-    nudge = Mux(shift == 0, 0, half - value[-1])
-    return (value + nudge) >> shift
+#: Widths of a code minus a zero point, and of what multiplies it: at most 2**31.
+FACTORS = (18, 32)
 
 
 class Direct(SharedComponent):
     """``(value - zero) << left``, then a fixed-point multiplication; one vector a cycle.
 
-    The arithmetic is that of ``hwgen.network.graph.Rescale``. Latency is 1 cycle, 3 where
-    requantization has multipliers.
+    The arithmetic is that of ``hwgen.network.graph.Rescale``; without the multiplication where
+    requantization has no multipliers.
 
     Members
     -------
@@ -34,6 +31,7 @@ class Direct(SharedComponent):
     i : In(stream of {codes, last, second})
         Codes of ``cols`` channels.
     o : Out(stream of {sums, last})
+        :meth:`latency` cycles later.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -53,6 +51,13 @@ class Direct(SharedComponent):
             }
         )
 
+    @staticmethod
+    def latency(config: AcceleratorConfig) -> int:
+        """Return the cycles from codes to sums, stalls left out."""
+        if config.requantize != "multiplier":
+            return 1 + 1  # centred, shifted
+        return 1 + Product.latency(*FACTORS) + 2 + RoundingShift.latency
+
     @property
     def definition(self) -> str:
         return "direct"
@@ -60,50 +65,35 @@ class Direct(SharedComponent):
     def body(self) -> Module:
         m = Module()
         config, registers = self.config, self.registers
-        multiplies = config.requantize == "multiplier"
-        stages = 3 if multiplies else 1
-        valid = Signal(stages)
-        last = Signal(stages)
         advance = Signal()
+        latency = self.latency(config)
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(advance),
-            self.o.valid.eq(valid[-1]),
-            self.o.payload.last.eq(last[-1]),
+            self.o.valid.eq(delayed(m, advance, self.i.valid, latency)),
+            self.o.payload.last.eq(delayed(m, advance, self.i.payload.last, latency)),
         ]
-        with m.If(advance):
-            m.d.sync += [
-                valid.eq(Cat(self.i.valid, valid)),
-                last.eq(Cat(self.i.payload.last, last)),
-            ]
 
         def chosen(name: str) -> Value:
+            if f"{name}_0" not in register_widths(config):  # bipolar activations have none
+                return Const(0)
             second = self.i.payload.second
             return Mux(second, registers[f"{name}_1"], registers[f"{name}_0"])
 
         zero = Signal(signed(17))
         left = Signal(5)
         m.d.comb += [zero.eq(chosen("direct_zero")), left.eq(chosen("direct_left"))]
+        multiplies = config.requantize == "multiplier"
+        # Cycles until the left shift; the right one is two later.
+        until = 1 + (Product.latency(*FACTORS) if multiplies else 0)
+        left_then = delayed(m, advance, left, until)
         if multiplies:
-            multiplier = Signal(31)
-            right = Signal(5)
-            plain = Signal()
-            left_1 = Signal(5)
-            right_1 = Signal(5)
-            left_2 = Signal(5)
-            right_2 = Signal(5)
-            plain_1 = Signal()
-            plain_2 = Signal()
-            m.d.comb += [
-                multiplier.eq(chosen("direct_multiplier")),
-                right.eq(chosen("direct_right")),
-                plain.eq(multiplier == 0),
-            ]
+            factor = Signal(FACTORS[1])
+            # Without a multiplier the factor is 1, which is 2**31 here.
+            multiplier = chosen("direct_multiplier")
             with m.If(advance):
-                m.d.sync += [
-                    left_1.eq(left), right_1.eq(right), plain_1.eq(plain),
-                    left_2.eq(left_1), right_2.eq(right_1), plain_2.eq(plain_1),
-                ]  # fmt: skip
+                m.d.sync += factor.eq(Cat(multiplier, multiplier == 0))
+            right_then = delayed(m, advance, chosen("direct_right"), until + 2)
         activation = config.array.pe.activation
         bits = activation.bits
         for c in range(config.array.cols):
@@ -113,25 +103,32 @@ class Direct(SharedComponent):
             else:
                 assert isinstance(activation, Integer)
                 value = signed_value(code, activation)
-            centred = Signal(signed(18), name=f"centred_{c}")
-            m.d.comb += centred.eq(value - zero)
-            total = Signal(signed(config.sum_bits), name=f"sum_{c}")
-            m.d.comb += self.o.payload.sums.word_select(c, config.sum_bits).eq(total)
+            centred = Signal(signed(FACTORS[0]), name=f"centred_{c}")
+            with m.If(advance):
+                m.d.sync += centred.eq(value - zero)
+            total = self.o.payload.sums.word_select(c, config.sum_bits)
             if not multiplies:
                 with m.If(advance):
-                    m.d.sync += total.eq(centred << left)
+                    m.d.sync += total.eq(centred << left_then)
                 continue
-            product = Signal(signed(18 + 32), name=f"product_{c}")
-            shifted = Signal(signed(18), name=f"centred_1_{c}")
-            high = Signal(signed(config.sum_bits), name=f"high_{c}")
+            m.submodules[f"product_{c}"] = product = Product(*FACTORS)
+            m.submodules[f"round_{c}"] = shift = RoundingShift(config.sum_bits)
             # ((v << left) * M + 2**30) >> 31 without the bits on the right that are zero
-            rounded = Signal(signed(18 + 33), name=f"rounded_{c}")
-            m.d.comb += rounded.eq(product + ((Const(1) << ~left_1) >> 1))
+            shifted = Signal(signed(config.sum_bits + 1), name=f"shifted_{c}")
+            high = Signal(signed(config.sum_bits), name=f"high_{c}")
+            m.d.comb += [
+                product.en.eq(advance),
+                product.a.eq(centred),
+                product.b.eq(factor),
+                shift.en.eq(advance),
+                shift.value.eq(high),
+                shift.right.eq(right_then),
+                shift.up.eq(~high[-1]),  # ties away from zero
+                total.eq(shift.result),
+            ]
             with m.If(advance):
                 m.d.sync += [
-                    product.eq(centred * Mux(plain, 1, multiplier)),
-                    shifted.eq(centred),
-                    high.eq(Mux(plain_1, shifted << left_1, rounded >> ~left_1)),
-                    total.eq(rounding_shift_away(high, right_2)),
+                    shifted.eq(Cat(Const(0, 1), product.product).as_signed() >> ~left_then),
+                    high.eq((shifted + 1) >> 1),
                 ]
         return m

@@ -12,10 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from pe_library.shared import SharedComponent
 
-__all__ = ["EXTENT_BITS", "LoopNest", "steps_of"]
-
-#: Width of the register that holds how often a loop repeats.
-EXTENT_BITS = 16
+__all__ = ["LoopNest", "steps_of"]
 
 
 def steps_of(extents: Sequence[int], strides: Sequence[int]) -> list[int]:
@@ -37,10 +34,15 @@ def steps_of(extents: Sequence[int], strides: Sequence[int]) -> list[int]:
 class LoopNest(SharedComponent):
     """Nested loops and affine functions of their indices; ``start`` begins, ``next`` steps.
 
+    Whether a loop is in its last iteration is known a step ahead, and one adder for each function
+    takes the step of the loop that steps: neither waits for a comparison.
+
     Parameters
     ----------
     loops : int
         Number of loops, loop 0 innermost.
+    bits : int
+        Width of the extents.
     values : mapping of name to width in bits
         Affine functions, modulo ``2**width``.
 
@@ -48,8 +50,8 @@ class LoopNest(SharedComponent):
     -------
     start, next : In(1)
         Begin at the first iteration (in the next cycle); leave the present one.
-    extent_I : In(16)
-        For each loop: iterations minus 1; must not change while ``valid``.
+    extent_I : In(bits)
+        For each loop: iterations minus 1; must not change from ``start`` on while ``valid``.
     NAME_base, NAME_step_I, NAME : In(width), In(width), Out(width)
         For each function: first value, change when loop I steps, present value.
     valid : Out(1)
@@ -60,12 +62,13 @@ class LoopNest(SharedComponent):
         For each loop: the lowest bit of its index.
     """
 
-    def __init__(self, loops: int, values: Mapping[str, int]) -> None:
+    def __init__(self, loops: int, bits: int, values: Mapping[str, int]) -> None:
         self.loops = loops
+        self.bits = bits
         self.values = dict(values)
         ports = {"start": In(1), "next": In(1), "valid": Out(1)}
         ports |= {"at_end": Out(loops), "odd": Out(loops)}
-        ports |= {f"extent_{i}": In(EXTENT_BITS) for i in range(loops)}
+        ports |= {f"extent_{i}": In(bits) for i in range(loops)}
         for name, width in self.values.items():
             ports |= {f"{name}_base": In(width), name: Out(width)}
             ports |= {f"{name}_step_{i}": In(width) for i in range(loops)}
@@ -73,34 +76,34 @@ class LoopNest(SharedComponent):
 
     @property
     def definition(self) -> str:
-        return "nest_" + "_".join([str(self.loops), *(f"{n}{w}" for n, w in self.values.items())])
+        values = (f"{name}{width}" for name, width in self.values.items())
+        return "nest_" + "_".join([f"{self.loops}x{self.bits}", *values])
 
     def body(self) -> Module:
         m = Module()
-        index = [Signal(EXTENT_BITS, name=f"index_{i}") for i in range(self.loops)]
-        extent = [getattr(self, f"extent_{i}") for i in range(self.loops)]
-        m.d.comb += [
-            self.at_end.eq(Cat(i == e for i, e in zip(index, extent, strict=True))),
-            self.odd.eq(Cat(i[0] for i in index)),
-        ]
-        current = {name: Signal(width, name=f"{name}_now") for name, width in self.values.items()}
-        m.d.comb += [getattr(self, name).eq(value) for name, value in current.items()]
+        # The index of each loop's next iteration; the present one is one less.
+        following = [Signal(self.bits, name=f"following_{i}", init=1) for i in range(self.loops)]
+        ends = [Signal(name=f"at_end_{i}") for i in range(self.loops)]
+        m.d.comb += [self.at_end.eq(Cat(ends)), self.odd.eq(Cat(~n[0] for n in following))]
         inner_ends: Value | int = 1  # whether all loops inside are in their last iteration
-        with m.If(self.next):
-            for i in range(self.loops):
-                ends_too = self.at_end[: i + 1].all()
-                with m.If(inner_ends):
-                    m.d.sync += index[i].eq(Mux(self.at_end[i], 0, index[i] + 1))
-                    with m.If(~self.at_end[i]):
-                        for name, value in current.items():
-                            m.d.sync += value.eq(value + getattr(self, f"{name}_step_{i}"))
-                inner_ends = ends_too
-            with m.If(self.at_end.all()):
-                m.d.sync += self.valid.eq(0)
+        for i, (index, end) in enumerate(zip(following, ends, strict=True)):
+            extent = getattr(self, f"extent_{i}")
+            with m.If(self.start | (self.next & inner_ends & end)):
+                m.d.sync += [index.eq(1), end.eq(extent == 0)]
+            with m.Elif(self.next & inner_ends):
+                m.d.sync += [index.eq(index + 1), end.eq(index == extent)]
+            inner_ends = inner_ends & end
         with m.If(self.start):
-            m.d.sync += [
-                self.valid.eq(1),
-                *(i.eq(0) for i in index),
-                *(value.eq(getattr(self, f"{name}_base")) for name, value in current.items()),
-            ]
+            m.d.sync += self.valid.eq(1)
+        with m.Elif(self.next & inner_ends):
+            m.d.sync += self.valid.eq(0)
+        for name in self.values:
+            value = getattr(self, name)
+            step: Value = getattr(self, f"{name}_step_{self.loops - 1}")
+            for i in reversed(range(self.loops - 1)):
+                step = Mux(ends[i], step, getattr(self, f"{name}_step_{i}"))
+            with m.If(self.start):
+                m.d.sync += value.eq(getattr(self, f"{name}_base"))
+            with m.Elif(self.next):
+                m.d.sync += value.eq(value + step)
         return m

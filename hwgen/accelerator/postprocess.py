@@ -9,10 +9,13 @@ from amaranth.lib.wiring import In, Out
 from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
-from .direct import rounding_shift_away
+from .product import Product, RoundingShift, delayed, saturated
 from .registers import MODES, registers_layout
 
 __all__ = ["REQUANTIZERS", "Multiplier", "PostProcess", "Requantizer", "Shift", "Threshold"]
+
+#: What lies beyond this many bits stays out of bounds of 17 bits, whatever zero point is added.
+SCALED_BITS = 18
 
 
 class Requantizer(SharedComponent):
@@ -27,13 +30,13 @@ class Requantizer(SharedComponent):
     parameters : In(...)
         Of the channel, bias left out; in the same cycle as ``sum``.
     zero_point, low, high : In(signed(17))
-        Added at the end; bounds of the code. Stable.
+        Added at the end; bounds of the code. Stable. Thresholds need none of them.
     code : Out(activation.bits)
-        :attr:`latency` enabled cycles later.
+        :meth:`latency` enabled cycles later.
     """
 
-    #: Enabled cycles from the sum to the code.
-    latency: int
+    #: Registers that are ports.
+    bounds: tuple[str, ...] = ("zero_point", "low", "high")
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -42,7 +45,7 @@ class Requantizer(SharedComponent):
                 "en": In(1),
                 "sum": In(signed(config.sum_bits)),
                 "parameters": In(config.channel_bits - config.sum_bits),
-                **dict.fromkeys(("zero_point", "low", "high"), In(signed(17))),
+                **dict.fromkeys(self.bounds, In(signed(17))),
                 "code": Out(config.array.pe.activation.bits),
             }
         )
@@ -51,9 +54,14 @@ class Requantizer(SharedComponent):
     def definition(self) -> str:
         return f"requantize_{type(self).__name__.lower()}"
 
+    @staticmethod
+    @abstractmethod
+    def latency(config: AcceleratorConfig) -> int:
+        """Return the enabled cycles from the sum to the code."""
+
     @abstractmethod
     def stages(self, m: Module) -> Value:
-        """Return what :attr:`code` is, one register short of :attr:`latency`."""
+        """Return what :attr:`code` is, one register short of :meth:`latency`."""
 
     def body(self) -> Module:
         m = Module()
@@ -63,8 +71,14 @@ class Requantizer(SharedComponent):
         return m
 
     def _clamped(self, m: Module, scaled: Value) -> Value:
-        total = Signal(signed(len(scaled) + 1))
-        m.d.comb += total.eq(scaled + self.zero_point)
+        """Return the scaled sum, with the zero point and within bounds, two registers later."""
+        small = Signal(signed(SCALED_BITS))
+        total = Signal(signed(SCALED_BITS + 1))
+        with m.If(self.en):
+            m.d.sync += [
+                small.eq(saturated(scaled, SCALED_BITS)),
+                total.eq(small + self.zero_point),
+            ]
         return Mux(total < self.low, self.low, Mux(total > self.high, self.high, total))
 
 
@@ -75,30 +89,32 @@ class Multiplier(Requantizer):
     arithmetic is that of ``hwgen.network.requantize.FixedPoint``.
     """
 
-    latency = 4
+    @staticmethod
+    def latency(config: AcceleratorConfig) -> int:
+        # Left shift, product, its rounding, right shift; saturation, zero point, bounds
+        return 1 + Product.latency(config.sum_bits, 31) + 1 + RoundingShift.latency + 3
 
     def stages(self, m: Module) -> Value:
         multiplier, shift = self.parameters[:31], self.parameters[31:].as_signed()
-        left = Signal(3)
-        right = Signal(5)
-        right_1 = Signal(5)
-        right_2 = Signal(5)
-        product = Signal(signed(len(self.sum) + 32))
+        m.submodules.product = product = Product(len(self.sum), 31)
+        m.submodules.round = rounding = RoundingShift(len(self.sum))
         high = Signal(signed(len(self.sum)))
-        scaled = Signal(signed(len(self.sum)))
-        m.d.comb += [
-            left.eq(Mux(shift > 0, shift[:3], 0)),
-            right.eq(Mux(shift < 0, (-shift)[:5], 0)),
-        ]
         with m.If(self.en):
             m.d.sync += [
-                product.eq((self.sum << left)[: len(self.sum)].as_signed() * multiplier),
-                right_1.eq(right),
-                high.eq((product + (1 << 30)) >> 31),
-                right_2.eq(right_1),
-                scaled.eq(rounding_shift_away(high, right_2)),
+                product.a.eq(self.sum << Mux(shift < 0, 0, shift[:3])),
+                product.b.eq(multiplier),
+                high.eq(((product.product >> 30) + 1) >> 1),
             ]
-        return self._clamped(m, scaled)
+        right = Mux(shift < 0, -shift, 0)[:5]
+        until_high = 1 + Product.latency(len(self.sum), 31) + 1
+        m.d.comb += [
+            product.en.eq(self.en),
+            rounding.en.eq(self.en),
+            rounding.value.eq(high),
+            rounding.right.eq(delayed(m, self.en, right, until_high)),
+            rounding.up.eq(~high[-1]),  # ties away from zero
+        ]
+        return self._clamped(m, rounding.result)
 
 
 class Shift(Requantizer):
@@ -108,48 +124,65 @@ class Shift(Requantizer):
     arithmetic is that of ``hwgen.network.requantize.RoundingShift``.
     """
 
-    latency = 2
+    @staticmethod
+    def latency(_config: AcceleratorConfig) -> int:
+        # Operands of the shift, the shift, saturation, zero point, bounds
+        return 1 + RoundingShift.latency + 3
 
     def stages(self, m: Module) -> Value:
         shift = self.parameters.as_signed()
-        right = Signal(5)
-        left = Signal(5)
-        scaled = Signal(signed(2 * len(self.sum)))
-        odd = self.sum.bit_select(right, 1)  # whether the result, rounded down, is odd
-        nudge = Mux(right == 0, 0, ((Const(1) << right) >> 1) - 1 + odd)
-        m.d.comb += [
-            right.eq(Mux(shift > 0, shift[:5], 0)),
-            left.eq(Mux(shift < 0, (-shift)[:5], 0)),
-        ]
+        # A shift to the left by n is one to the right by 31 - n, of 2**31 times the sum.
+        far = 31
+        left = Cat(Const(0, far), saturated(self.sum, SCALED_BITS)).as_signed()
+        bits = max(len(self.sum), len(left))
+        m.submodules.round = rounding = RoundingShift(bits)
         with m.If(self.en):
-            m.d.sync += scaled.eq(((self.sum + nudge) >> right) << left)
-        return self._clamped(m, scaled)
+            m.d.sync += [
+                rounding.value.eq(Mux(shift < 0, left, self.sum)),
+                rounding.right.eq(Mux(shift < 0, shift + far, shift)),
+                # To the even one: upwards if the result, rounded down, is odd.
+                rounding.up.eq(self.sum.bit_select(shift[:5], 1)),
+            ]
+        m.d.comb += rounding.en.eq(self.en)
+        return self._clamped(m, rounding.result)
 
 
 class Threshold(Requantizer):
     """Count the thresholds that the sum reaches, upwards or downwards from a base.
 
-    Parameters of a channel: the thresholds (``sum_bits`` each), ``base`` (a code), ``falling`` (1
-    bit). The arithmetic is that of ``hwgen.network.requantize.Thresholds`` on codes.
+    The first threshold is 0, the bias having it in it. Parameters of a channel: the other
+    thresholds less the first (``sum_bits`` each), ``base`` (a code), ``falling`` (1 bit). The
+    arithmetic is that of ``hwgen.network.requantize.Thresholds`` on codes.
     """
 
-    latency = 2
+    bounds = ()
+
+    @staticmethod
+    def latency(_config: AcceleratorConfig) -> int:
+        # Comparisons, their count, the code
+        return 1 + 1 + 1
 
     def stages(self, m: Module) -> Value:
         count = self.config.thresholds
         bits = len(self.code)
+        met = Signal(count)
         reached = Signal(range(count + 1))
-        base = self.parameters[count * len(self.sum) :][:bits]
-        base_1 = Signal(bits)
-        falling = self.parameters[-1]
-        falling_1 = Signal()
-        met = [
-            self.sum >= self.parameters.word_select(i, len(self.sum)).as_signed()
-            for i in range(count)
-        ]
+        base = delayed(m, self.en, self.parameters[(count - 1) * len(self.sum) :][:bits], 2)
+        falling = delayed(m, self.en, self.parameters[-1], 2)
         with m.If(self.en):
-            m.d.sync += [reached.eq(sum(met)), base_1.eq(base), falling_1.eq(falling)]
-        return Mux(falling_1, base_1 - reached, base_1 + reached)
+            m.d.sync += [
+                met.eq(
+                    Cat(
+                        ~self.sum[-1],
+                        *(
+                            self.sum >= self.parameters.word_select(i, len(self.sum)).as_signed()
+                            for i in range(count - 1)
+                        ),
+                    )
+                ),
+                reached.eq(sum(met)),
+            ]
+        return Mux(falling, base - reached, base + reached)
 
 
 REQUANTIZERS: dict[str, type[Requantizer]] = {
@@ -171,9 +204,12 @@ class PostProcess(SharedComponent):
     i : In(stream of {sums, last})
         ``last``: the next beat is of the next block of channels.
     o : Out(stream)
-        Codes, or sums, lowest channel first. Latency 2 cycles for sums, more by the requantizer's
-        for codes.
+        Codes, or sums, lowest channel first, :meth:`latency` cycles later. ``ready`` must come from
+        a register: without it nothing here moves, and nothing before it.
     """
+
+    #: Cycles from a sum to it and its bias: parameters are read, registered, added.
+    biased = 3
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -193,6 +229,11 @@ class PostProcess(SharedComponent):
             }
         )
 
+    @classmethod
+    def latency(cls, config: AcceleratorConfig, raw: bool) -> int:
+        """Return the cycles from a sum to it and its bias if ``raw``, else to its code."""
+        return cls.biased + (0 if raw else REQUANTIZERS[config.requantize].latency(config))
+
     @property
     def definition(self) -> str:
         return "postprocess"
@@ -204,46 +245,44 @@ class PostProcess(SharedComponent):
         requantizer = REQUANTIZERS[config.requantize]
         raw = registers.mode[MODES["raw"]]
         block = Signal(self.address_bits)
+        advance = self.o.ready
         sums = Signal(cols * config.sum_bits)
-        valid = Signal(2 + requantizer.latency)
-        advance = Signal()
-        take = Signal()
+        sums_1 = Signal.like(sums)  # with their parameters
+        parameters = Signal.like(self.read_data)
+        biased_valid = delayed(m, advance, self.i.valid, self.biased)
+        coded_valid = delayed(m, advance, biased_valid & ~raw, requantizer.latency(config))
         m.d.comb += [
-            advance.eq(~self.o.valid | self.o.ready),
-            take.eq(self.i.valid & advance),
             self.i.ready.eq(advance),
-            self.o.valid.eq(Mux(raw, valid[1], valid[-1])),
+            self.o.valid.eq(Mux(raw, biased_valid, coded_valid)),
             self.read_en.eq(advance),
             self.read_addr.eq(block),
         ]
         with m.If(advance):
             m.d.sync += [
                 sums.eq(self.i.payload.sums),
-                valid.eq(Cat(self.i.valid, valid)),
+                sums_1.eq(sums),
+                parameters.eq(self.read_data),
             ]
-            with m.If(take & self.i.payload.last):
+            with m.If(self.i.valid & self.i.payload.last):
                 m.d.sync += block.eq(block + 1)
         with m.If(self.start):
-            m.d.sync += [block.eq(registers.parameter_base), valid.eq(0)]
+            m.d.sync += block.eq(registers.parameter_base)
         for c in range(cols):
-            parameters = self.read_data.word_select(c, config.channel_bits)
-            biased = Signal(signed(config.sum_bits), name=f"biased_{c}")
-            rest = Signal(config.channel_bits - config.sum_bits, name=f"rest_{c}")
+            channel = parameters.word_select(c, config.channel_bits)
+            bias, rest = channel[: config.sum_bits], channel[config.sum_bits :]
+            m.submodules[f"requantize_{c}"] = unit = requantizer(config)
             with m.If(advance):
                 m.d.sync += [
-                    biased.eq(sums.word_select(c, config.sum_bits) + parameters[: config.sum_bits]),
-                    rest.eq(parameters[config.sum_bits :]),
+                    unit.sum.eq(sums_1.word_select(c, config.sum_bits) + bias),
+                    unit.parameters.eq(rest),
                 ]
-            m.submodules[f"requantize_{c}"] = unit = requantizer(config)
             m.d.comb += [
                 unit.en.eq(advance),
-                unit.sum.eq(biased),
-                unit.parameters.eq(rest),
-                *(getattr(unit, n).eq(registers[n]) for n in ("zero_point", "low", "high")),
+                *(getattr(unit, name).eq(registers[name]) for name in unit.bounds),
             ]
             # Codes lie close together, sums in 32 bits each.
             with m.If(raw):
-                m.d.comb += self.o.payload.word_select(c, config.sum_bits).eq(biased)
+                m.d.comb += self.o.payload.word_select(c, config.sum_bits).eq(unit.sum)
             with m.Else():
                 m.d.comb += self.o.payload[c * bits :][:bits].eq(unit.code)
         return m

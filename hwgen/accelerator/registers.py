@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from amaranth.lib import data
 
 from .config import AcceleratorConfig
-from .nest import EXTENT_BITS
 
 __all__ = [
     "BLOCK_LOOP",
@@ -76,28 +75,38 @@ def register_widths(config: AcceleratorConfig) -> dict[str, int]:
 
     ``act_*``, ``out_*``: addresses in the activation buffer, of what is read and written; ``y_*``,
     ``x_*``: the place in the input, and ``height``, ``width``: where it ends; outside of it, and in
-    the granules from ``tail`` on of the last channel block, the code ``pad`` is read. ``direct_*``:
-    zero point, shifts and multiplier of the two inputs of an addition (of pooling: the first).
+    the granules from ``tail`` on of the last channel block, the code ``pad`` is read (bipolar
+    tensors have no outside, and no such places). ``direct_*``:
+    zero point, shifts and multiplier of the two inputs of an addition (of pooling: the first);
+    bipolar activations have none, and thresholds need no ``zero_point``, ``low`` and ``high``.
     ``weight_back``, output-stationary only: what the weights' address changes by when a block of
     them is read again.
 
     A pass of an output-stationary array has ``rows`` pixels, of which the first
     ``extent_0 + 1`` are results.
     """
-    address = (config.activation_words - 1).bit_length()
+    address = (config.granules - 1).bit_length()
     code = config.array.pe.activation.bits
-    widths = {f"extent_{i}": EXTENT_BITS for i in range(LOOPS)}
-    for name, width in (("act", address), ("y", 16), ("x", 16)):
+    loop = config.loop_bits
+    widths = {f"extent_{i}": loop for i in range(LOOPS)}
+    values = {"act": address} | ({"y": loop, "x": loop} if config.pads else {})
+    for name, width in values.items():
         widths[f"{name}_base"] = width
         widths |= {f"{name}_step_{i}": width for i in range(LOOPS)}
-    widths |= {"height": 16, "width": 16, "tail": config.vector.bit_length(), "pad": code}
+    if config.pads:
+        widths |= {"height": loop, "width": loop}
+    widths |= {"tail": config.vector.bit_length(), "pad": code}
     widths["out_base"] = address
     widths |= {f"out_step_{i}": address for i in range(len(loops_of(config).out))}
     widths["weight_base"] = (config.weight_words - 1).bit_length()
     if config.array.dataflow == "os":
         widths["weight_back"] = widths["weight_base"]
     widths["parameter_base"] = (config.parameter_words - 1).bit_length()
-    widths |= {"mode": len(MODES), "zero_point": 17, "low": 17, "high": 17}
+    widths["mode"] = len(MODES)
+    if config.requantize != "threshold":
+        widths |= {"zero_point": 17, "low": 17, "high": 17}
+    if not config.pads:
+        return widths
     for i in range(2):
         widths |= {f"direct_zero_{i}": 17, f"direct_left_{i}": 5}
         if config.requantize == "multiplier":

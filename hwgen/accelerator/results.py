@@ -17,6 +17,8 @@ __all__ = ["Results", "Serializer"]
 class Serializer(SharedComponent):
     """Sends words in as many beats as each has, lowest bits first; one beat a cycle.
 
+    While one is sent, one more is taken, so that ``i.ready`` comes from a register.
+
     Members
     -------
     i : In(stream of {data, beats})
@@ -40,17 +42,26 @@ class Serializer(SharedComponent):
         m = Module()
         rest = Signal(self.beats * self.beat)
         left = Signal(max(1, ceil_log2(self.beats)))
+        waiting = Signal.like(self.i.payload)
+        waits = Signal()
+        following = Signal.like(self.i.payload)
+        free = Signal()  # for the word that follows
         m.d.comb += [
-            self.i.ready.eq(~self.o.valid | (self.o.ready & (left == 0))),
+            following.eq(Mux(waits, waiting, self.i.payload)),
+            free.eq(~self.o.valid | (self.o.ready & (left == 0))),
+            self.i.ready.eq(~waits),
             self.o.payload.eq(rest[: self.beat]),
         ]
+        m.d.sync += waits.eq((self.i.valid | waits) & ~free)
+        with m.If(~waits):
+            m.d.sync += waiting.eq(self.i.payload)
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += [rest.eq(rest >> self.beat), left.eq(left - 1)]
-        with m.If(self.i.ready):
+        with m.If(free):
             m.d.sync += [
-                rest.eq(self.i.payload.data),
-                left.eq(self.i.payload.beats),
-                self.o.valid.eq(self.i.valid),
+                rest.eq(following.data),
+                left.eq(following.beats),
+                self.o.valid.eq(self.i.valid | waits),
             ]
         return m
 
@@ -60,7 +71,7 @@ class Results(SharedComponent):
 
     An output-stationary array gives sums of ``rows`` pixels in each pass, the last one first; those
     beyond the loop over pixels are dropped.
-    It also sends granules of the activation buffer (a store), one in each two cycles or in as many
+    It also sends words of the activation buffer (a store), one in each two cycles or in as many
     as it has beats.
 
     Members
@@ -68,37 +79,41 @@ class Results(SharedComponent):
     start, registers
         Begin a run; see ``registers.py``.
     i : In(stream)
-        ``cols`` codes, or sums.
-    write_mask, write_addr, write_data
+        ``cols`` codes, or sums. ``ready`` comes from a register.
+    write_en, write_addr, write_data
         Port of the activation buffer.
-    store : In(1), store_addr, store_last : In(24)
-        Begin a store; first and last granule.
+    store : In(1), store_addr, store_last : In
+        Begin a store; first and last word.
     read_en, read_addr, read_data
-        Port of the activation buffer; data are wanted in the cycle after.
+        Port of the activation buffer, by words; data are wanted in the cycle after.
     o : Out(stream)
         To the host.
     busy, storing : Out(1)
         Whether results of the run are to come, or beats are left; whether a store is going on.
     """
 
+    #: Cycles from ``store`` to its first word at the serializer: begun, read, registered.
+    store_latency = 3
+
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.address_bits = (config.activation_words - 1).bit_length()
+        self.address_bits = (config.granules - 1).bit_length()
+        self.word_bits = (config.activation_words - 1).bit_length()
         self.code_bits = config.array.cols * config.array.pe.activation.bits
         super().__init__(
             {
                 "start": In(1),
                 "registers": In(registers_layout(config)),
                 "i": In(stream.Signature(config.array.cols * config.sum_bits)),
-                "write_mask": Out(config.array.cols // config.granule),
+                "write_en": Out(1),
                 "write_addr": Out(self.address_bits),
                 "write_data": Out(self.code_bits),
                 "store": In(1),
-                "store_addr": In(24),
-                "store_last": In(24),
+                "store_addr": In(self.word_bits),
+                "store_last": In(self.word_bits),
                 "read_en": Out(1),
-                "read_addr": Out(self.address_bits),
-                "read_data": In(config.granule_bits),
+                "read_addr": Out(self.word_bits),
+                "read_data": In(config.activation_bits),
                 "o": Out(stream.Signature(config.stream_bits)),
                 "busy": Out(1),
                 "storing": Out(1),
@@ -119,9 +134,12 @@ class Results(SharedComponent):
         to_host = registers.mode[MODES["to_host"]]
         raw = registers.mode[MODES["raw"]]
         loops = loops_of(self.config).out
-        m.submodules.nest = nest = LoopNest(len(loops), {"out": self.address_bits})
+        m.submodules.nest = nest = LoopNest(
+            len(loops), self.config.loop_bits, {"out": self.address_bits}
+        )
         m.submodules.serializer = serializer = Serializer(
-            self.config.array.cols * self.config.sum_bits, self.config.stream_bits
+            max(self.config.array.cols * self.config.sum_bits, self.config.activation_bits),
+            self.config.stream_bits,
         )
         m.d.comb += [nest.start.eq(self.start), nest.out_base.eq(registers.out_base)]
         for i, loop in enumerate(loops):
@@ -134,43 +152,49 @@ class Results(SharedComponent):
             final = self.config.array.rows - 1
             extent = Signal.like(nest.extent_0)
             skip, dropped = Signal(range(final + 1)), Signal(range(final + 1))
-            m.d.comb += [wanted.eq(dropped == skip), nest.extent_0.eq(extent)]
-            m.d.sync += [extent.eq(registers.extent_0), skip.eq(0)]
+            m.d.comb += [
+                wanted.eq(dropped == skip),
+                nest.extent_0.eq(extent),
+                extent.eq(registers.extent_0),
+            ]
+            m.d.sync += skip.eq(0)
             with m.If(~registers.mode[MODES["direct"]]):
                 with m.If(registers.extent_0 < final):
                     m.d.sync += skip.eq(final - registers.extent_0)
                 with m.Else():
-                    m.d.sync += extent.eq(final)
+                    m.d.comb += extent.eq(final)
             with m.If(self.start | (nest.next & nest.at_end[0])):
                 m.d.sync += dropped.eq(0)
-            with m.Elif(self.i.valid & ~wanted):
+            with m.Elif(self.i.valid & self.i.ready & ~wanted):
                 m.d.sync += dropped.eq(dropped + 1)
         offered = Signal()
         m.d.comb += [
             offered.eq(self.i.valid & wanted),
-            self.i.ready.eq(~(wanted & to_host) | serializer.i.ready),
+            self.i.ready.eq(serializer.i.ready),
             nest.next.eq(offered & self.i.ready),
-            self.write_mask.eq((offered & ~to_host).replicate(len(self.write_mask))),
+            self.write_en.eq(offered & ~to_host),
             self.write_addr.eq(nest.out),
             self.write_data.eq(self.i.payload[: self.code_bits]),
             self.busy.eq(nest.valid | serializer.o.valid),
         ]
 
-        read = Signal()  # a granule is at read_data
-        place = Signal(24)
-        m.d.comb += [
-            self.read_addr.eq(place),
-            self.read_en.eq(self.storing & ~read),
-        ]
+        read = Signal()  # a word is at read_data
+        held = Signal()  # one is in the register behind it
+        word = Signal.like(self.read_data)
+        ended = Signal()  # the last word is read
+        m.d.comb += self.read_en.eq(self.storing & ~ended & ~read & (~held | serializer.i.ready))
+        m.d.sync += read.eq(self.read_en)
+        with m.If(self.read_en):
+            m.d.sync += [
+                self.read_addr.eq(self.read_addr + 1),
+                ended.eq(self.read_addr == self.store_last),
+            ]
+        with m.If(read):
+            m.d.sync += [word.eq(self.read_data), held.eq(1)]
+        with m.Elif(held & serializer.i.ready):
+            m.d.sync += [held.eq(0), self.storing.eq(~ended)]
         with m.If(self.store):
-            m.d.sync += [self.storing.eq(1), place.eq(self.store_addr), read.eq(0)]
-        with m.Elif(self.storing):
-            with m.If(~read):
-                m.d.sync += read.eq(1)
-            with m.Elif(serializer.i.ready):
-                m.d.sync += [read.eq(0), place.eq(place + 1)]
-                with m.If(place == self.store_last):
-                    m.d.sync += self.storing.eq(0)
+            m.d.sync += [self.storing.eq(1), self.read_addr.eq(self.store_addr), ended.eq(0)]
 
         m.d.comb += [
             self.o.valid.eq(serializer.o.valid),
@@ -179,8 +203,8 @@ class Results(SharedComponent):
         ]
         with m.If(self.storing):
             m.d.comb += [
-                serializer.i.valid.eq(read),
-                serializer.i.payload.data.eq(self.read_data),
+                serializer.i.valid.eq(held),
+                serializer.i.payload.data.eq(word),
                 serializer.i.payload.beats.eq(self.beats(len(self.read_data)) - 1),
             ]
         with m.Else():

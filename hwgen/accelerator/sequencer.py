@@ -17,8 +17,10 @@ class Sequencer(SharedComponent):
     """Executes programs (``commands.py``), one command after another.
 
     A SET and a RUN take a cycle, a LOAD one and its beats; RUN, STORE and LOAD of activations wait
-    until the run before has ended, so that loads of weights and parameters overlap with it.
-    Registers that a program does not SET are 0.
+    until the run before has ended, so that loads of weights and parameters overlap with it. With
+    one set of registers, a SET waits, too.
+    Registers that a program does not SET are 0. A beat is executed a cycle after it was taken, or
+    later.
 
     Members
     -------
@@ -29,9 +31,12 @@ class Sequencer(SharedComponent):
     registers : Out(struct)
         Of the present run.
     load_mask : Out(buffers)
-        For each buffer, whether ``load_data`` is written to ``load_addr`` in this cycle.
+        For each buffer, whether something is written to it in this cycle: a beat to part
+        ``load_part`` of the word ``load_addr``; of activations, a whole word with its last beat.
+    load_data : Out
+        The last beats that came, newest highest: as many as a word of activations has.
     store : Out(1), store_addr, store_last : Out
-        Begin a store; first and last granule.
+        Begin a store; first and last word.
     status : Out(8), cycles : Out(56), idle : Out(1)
         Of the last program; whether no program is going on.
     """
@@ -39,7 +44,10 @@ class Sequencer(SharedComponent):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         beat = stream.Signature(data.StructLayout({"data": config.stream_bits, "last": 1}))
-        widest = max(self.beats_of(name) for name in BUFFERS) * config.stream_bits
+        beats = {name: -(-config.buffers[name][0] // config.stream_bits) for name in BUFFERS}
+        self.beats = beats  # of a word of each buffer
+        self.address_bits = max((config.buffers[name][1] - 1).bit_length() for name in BUFFERS)
+        activation_address = (config.activation_words - 1).bit_length()
         super().__init__(
             {
                 "i": In(beat),
@@ -48,20 +56,17 @@ class Sequencer(SharedComponent):
                 "running": In(1),
                 "registers": Out(registers_layout(config)),
                 "load_mask": Out(len(BUFFERS)),
-                "load_addr": Out(24),
-                "load_data": Out(widest),
+                "load_part": Out(range(max(beats.values()))),
+                "load_addr": Out(self.address_bits),
+                "load_data": Out(beats["activation"] * config.stream_bits),
                 "store": Out(1),
-                "store_addr": Out(24),
-                "store_last": Out(24),
+                "store_addr": Out(activation_address),
+                "store_last": Out(activation_address),
                 "status": Out(8),
                 "cycles": Out(56),
                 "idle": Out(1),
             }
         )
-
-    def beats_of(self, buffer: str) -> int:
-        """Return the beats of one word of a buffer."""
-        return -(-self.config.buffers[buffer][0] // self.config.stream_bits)
 
     @property
     def definition(self) -> str:
@@ -69,119 +74,120 @@ class Sequencer(SharedComponent):
 
     def body(self) -> Module:
         m = Module()
-        word = self.i.payload.data[:64]
-        opcode, number, value = word[56:], word[48:56], word[:32]
-        wanted, wait = number[:7], number[7]
-        address, count = word[24:48], word[:24]
         widths = register_widths(self.config)
-
-        staged = Signal(registers_layout(self.config))
+        waits_for_set = self.config.register_sets == 1
+        staged = self.registers if waits_for_set else Signal(registers_layout(self.config))
         check = Signal(32)
         status = Signal(8)
         cycles = Signal(56)
         begun = Signal()
         buffer = Signal(range(len(BUFFERS)))
-        left = Signal(24)  # words still to come after this one
-        to_write = Signal(24)
-        part = Signal(range(max(self.beats_of(name) for name in BUFFERS)))
-        beats = Array([self.beats_of(name) - 1 for name in BUFFERS])
+        left = Signal(self.address_bits)  # words still to come after this one
+        to_write = Signal(self.address_bits)
+        part = Signal.like(self.load_part)
+        last_part = Signal()
+        whole = Signal()  # the buffer takes whole words
+        beats = Array([self.beats[name] - 1 for name in BUFFERS])
         ending = Signal()  # the program's last beat was taken
         busy = Signal()
+
+        # A beat is decoded as it comes, and executed in a later cycle.
+        beat = Signal.like(self.i.payload)
+        valid = Signal()
+        take = Signal()
+        waits = Signal()
+        wrong = Signal(8)
+        last = Signal.like(self.store_last)
+        end = Signal(25)  # the last word of a LOAD or STORE
+        _, _, address, count, _ = _fields(self.i.payload.data)
+        m.d.comb += end.eq(address + count)
+        m.d.comb += self.i.ready.eq(~valid | take)
+        with m.If(self.i.ready):
+            m.d.sync += [
+                valid.eq(self.i.valid),
+                beat.eq(self.i.payload),
+                waits.eq(self._waits(self.i.payload.data)),
+                wrong.eq(self._error(m, self.i.payload, end)),
+                last.eq(end),
+            ]
+        opcode, number, address, count, value = _fields(beat.data)
         m.d.comb += [
             busy.eq(self.running | self.start | self.store),
             self.status.eq(status),
             self.cycles.eq(cycles),
             self.idle.eq(~begun),
+            last_part.eq(part == beats[buffer]),
+            whole.eq(buffer == BUFFERS["activation"]),
+            self.load_part.eq(part),
+            self.load_addr.eq(to_write),
         ]
-        m.d.sync += [self.start.eq(0), self.store.eq(0), self.load_mask.eq(0)]
+        before = Signal(len(self.load_data) - self.config.stream_bits)  # beats of a word, but one
+        m.d.comb += self.load_data.eq(Cat(before, beat.data))
+        m.d.sync += [self.start.eq(0), self.store.eq(0)]
         with m.If(begun & ~self.o.valid):
             m.d.sync += cycles.eq(cycles + 1)
 
-        def fits(name: str) -> Value:
-            return address + count < self.config.buffers[name][1]
-
         error = Signal(8)
-        without_data = Mux(self.i.payload.last, Status.TRUNCATED, Status.OK)
         with m.FSM():
             with m.State("command"):
-                waits = (opcode == Opcode.RUN) | (opcode == Opcode.STORE)
-                waits |= (opcode == Opcode.LOAD) & (wait | (wanted == BUFFERS["activation"]))
-                m.d.comb += self.i.ready.eq(~(waits & busy))
-                with m.If(self.i.valid & ~begun):
+                m.d.comb += [take.eq(valid & ~(waits & busy)), error.eq(wrong)]
+                with m.If(valid & ~begun):
                     m.d.sync += [begun.eq(1), cycles.eq(1), status.eq(0)]
-                with m.If(self.i.valid & self.i.ready):
+                with m.If(take):
                     with m.Switch(opcode):
                         with m.Case(Opcode.SET):
-                            with m.If(word[32:48].any()):
-                                m.d.comb += error.eq(Status.ILLEGAL_COMMAND)
-                            with m.If(number >= len(widths)):
-                                m.d.comb += error.eq(Status.ILLEGAL_REGISTER)
                             with m.Switch(number):
                                 for i, name in enumerate(widths):
                                     with m.Case(i):
                                         m.d.sync += staged[name].eq(value)  # type: ignore[index]
                             m.d.sync += check.eq(check.rotate_left(1) ^ value ^ (number << 24))
                         with m.Case(Opcode.LOAD):
-                            m.d.comb += error.eq(Status.ILLEGAL_COMMAND)
-                            for name, place in BUFFERS.items():
-                                with m.If(wanted == place):
-                                    m.d.comb += error.eq(
-                                        Mux(fits(name), without_data, Status.OUT_OF_RANGE)
-                                    )
                             m.d.sync += [
-                                buffer.eq(wanted), to_write.eq(address), left.eq(count), part.eq(0)
+                                buffer.eq(number), to_write.eq(address), left.eq(count), part.eq(0)
                             ]  # fmt: skip
                             m.next = "load"
                         with m.Case(Opcode.RUN):
-                            with m.If(word[32:56].any()):
-                                m.d.comb += error.eq(Status.ILLEGAL_COMMAND)
-                            with m.Elif(value != check):
-                                m.d.comb += error.eq(Status.WRONG_CHECK)
-                            with m.Else():
-                                m.d.sync += [self.start.eq(1), self.registers.eq(staged)]
+                            with m.If(wrong == Status.OK):
+                                with m.If(value != check):
+                                    m.d.comb += error.eq(Status.WRONG_CHECK)
+                                with m.Else():
+                                    m.d.sync += self.start.eq(1)
+                                    if not waits_for_set:
+                                        m.d.sync += self.registers.eq(staged)
                             m.d.sync += check.eq(0)
                         with m.Case(Opcode.STORE):
-                            with m.If(number.any()):
-                                m.d.comb += error.eq(Status.ILLEGAL_COMMAND)
-                            with m.Elif(~fits("activation")):
-                                m.d.comb += error.eq(Status.OUT_OF_RANGE)
-                            with m.Else():
-                                m.d.sync += self.store.eq(1)
-                            m.d.sync += [self.store_addr.eq(address),
-                                         self.store_last.eq(address + count)]  # fmt: skip
-                        with m.Default():
-                            m.d.comb += error.eq(Status.ILLEGAL_COMMAND)
+                            m.d.sync += [
+                                self.store.eq(wrong == Status.OK),
+                                self.store_addr.eq(address),
+                                self.store_last.eq(last),
+                            ]
                     with m.If(error != Status.OK):
                         m.d.sync += status.eq(error)
                         m.next = "discard"
-                    with m.If(self.i.payload.last):
+                    with m.If(beat.last):
                         m.next = "drain"
             with m.State("load"):
-                m.d.comb += self.i.ready.eq(1)
-                with m.If(self.i.valid):
-                    width = self.config.stream_bits
-                    with m.Switch(part):
-                        for i in range(len(self.load_data) // width):
-                            with m.Case(i):
-                                m.d.sync += self.load_data.word_select(i, width).eq(
-                                    self.i.payload.data
-                                )
-                    m.d.comb += ending.eq((part == beats[buffer]) & (left == 0))
-                    m.d.sync += part.eq(part + 1)
-                    with m.If(part == beats[buffer]):
-                        m.d.sync += [
-                            part.eq(0), left.eq(left - 1), to_write.eq(to_write + 1),
-                            self.load_addr.eq(to_write), self.load_mask.eq(1 << buffer),
-                        ]  # fmt: skip
+                m.d.comb += take.eq(valid)
+                with m.If(valid):
+                    m.d.comb += [
+                        ending.eq(last_part & (left == 0)),
+                        self.load_mask.eq(Mux(last_part | ~whole, 1 << buffer, 0)),
+                    ]
+                    m.d.sync += [
+                        part.eq(part + 1),
+                        before.eq(self.load_data >> self.config.stream_bits),
+                    ]
+                    with m.If(last_part):
+                        m.d.sync += [part.eq(0), left.eq(left - 1), to_write.eq(to_write + 1)]
                     with m.If(ending):
                         m.next = "command"
-                    with m.If(self.i.payload.last):
+                    with m.If(beat.last):
                         with m.If(~ending):
                             m.d.sync += status.eq(Status.TRUNCATED)
                         m.next = "drain"
             with m.State("discard"):
-                m.d.comb += self.i.ready.eq(1)
-                with m.If(self.i.valid & self.i.payload.last):
+                m.d.comb += take.eq(valid)
+                with m.If(valid & beat.last):
                     m.next = "drain"
             with m.State("drain"):
                 with m.If(~busy):
@@ -197,3 +203,49 @@ class Sequencer(SharedComponent):
                     m.d.sync += [begun.eq(0), check.eq(0), staged.eq(0)]
                     m.next = "command"
         return m
+
+    def _waits(self, word: Value) -> Value:
+        """Tell whether a command waits for the run before."""
+        opcode, number, *_ = _fields(word)
+        load = (number[:7] == BUFFERS["activation"]) | number[7]
+        one_set = self.config.register_sets == 1
+        return (
+            (opcode == Opcode.RUN)
+            | (opcode == Opcode.STORE)
+            | ((opcode == Opcode.LOAD) & load)
+            | ((opcode == Opcode.SET) & one_set)
+        )
+
+    def _error(self, m: Module, payload: "data.View[data.StructLayout]", end: Signal) -> Value:
+        """Return the status of a command, as far as it follows from the command alone."""
+        word = payload.data
+        opcode, number, *_ = _fields(word)
+        error = Signal(8, init=Status.ILLEGAL_COMMAND)
+
+        def places(name: str, within: Value | Status) -> Value:
+            return Mux(end < self.config.buffers[name][1], within, Status.OUT_OF_RANGE)
+
+        with m.Switch(opcode):
+            with m.Case(Opcode.SET):
+                with m.If(number >= len(register_widths(self.config))):
+                    m.d.comb += error.eq(Status.ILLEGAL_REGISTER)
+                with m.Elif(~word[32:48].any()):
+                    m.d.comb += error.eq(Status.OK)
+            with m.Case(Opcode.LOAD):
+                for name, place in BUFFERS.items():
+                    with m.If(number[:7] == place):  # its data must follow
+                        m.d.comb += error.eq(
+                            places(name, Mux(payload.last, Status.TRUNCATED, Status.OK))
+                        )
+            with m.Case(Opcode.RUN):
+                with m.If(~word[32:56].any()):
+                    m.d.comb += error.eq(Status.OK)
+            with m.Case(Opcode.STORE):
+                with m.If(~number.any()):
+                    m.d.comb += error.eq(places("activation", Status.OK))
+        return error
+
+
+def _fields(word: Value) -> tuple[Value, Value, Value, Value, Value]:
+    """Return opcode, number (of a register; of a buffer and `wait`), address, count and value."""
+    return word[56:64], word[48:56], word[24:48], word[:24], word[:32]

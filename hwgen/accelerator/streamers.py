@@ -1,8 +1,9 @@
 """Streamers: they read a buffer in the order of a loop nest and offer what they find."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from pe_library.shared import SharedComponent
 
@@ -13,27 +14,11 @@ from .registers import LOOPS, MODES, loops_of, registers_layout
 __all__ = ["ActivationStreamer", "WeightStreamer"]
 
 
-def _read_ahead(m: Module, streamer: SharedComponent, nest: LoopNest, address: Value) -> Value:
-    """Read at the nest's address, and offer the data a cycle later; return the advance enable."""
-    advance = Signal()
-    valid = Signal()
-    m.d.comb += [
-        advance.eq(~valid | streamer.o.ready),
-        nest.next.eq(nest.valid & advance),
-        streamer.read_en.eq(nest.next),
-        streamer.read_addr.eq(address),
-        streamer.o.valid.eq(valid),
-    ]
-    with m.If(advance):
-        m.d.sync += valid.eq(nest.valid)
-    return advance
-
-
 class ActivationStreamer(SharedComponent):
     """Reads activations, with padding, one vector a cycle.
 
-    A vector is the widest that anybody takes: ``max(rows * lanes, cols)`` codes. Latency from
-    ``start`` to the first beat is 2 cycles, and there is no bubble.
+    A vector is the widest that anybody takes: ``max(rows * lanes, cols)`` codes. There is no
+    bubble.
 
     Members
     -------
@@ -48,20 +33,22 @@ class ActivationStreamer(SharedComponent):
         addition are its second input.
     """
 
+    #: Cycles from ``start`` to the first beat: the nest, the buffer, what was read.
+    latency = 3
+
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.vector = config.vector
+        self.address_bits = (config.granules - 1).bit_length()
         layout = data.StructLayout(
-            {"codes": self.vector * config.granule_bits, "last": 1, "second": 1}
+            {"codes": config.vector * config.granule_bits, "last": 1, "second": 1}
         )
-        self.address_bits = (config.activation_words - 1).bit_length()
         super().__init__(
             {
                 "start": In(1),
                 "registers": In(registers_layout(config)),
                 "read_en": Out(1),
                 "read_addr": Out(self.address_bits),
-                "read_data": In(self.vector * config.granule_bits),
+                "read_data": In(config.vector * config.granule_bits),
                 "o": Out(stream.Signature(layout)),
             }
         )
@@ -72,19 +59,25 @@ class ActivationStreamer(SharedComponent):
 
     def body(self) -> Module:
         m = Module()
-        registers, loops = self.registers, loops_of(self.config)
-        m.submodules.nest = nest = LoopNest(LOOPS, {"act": self.address_bits, "y": 16, "x": 16})
+        config, registers, loops = self.config, self.registers, loops_of(self.config)
+        direct = registers.mode[MODES["direct"]]
+        m.submodules.nest = nest = LoopNest(
+            LOOPS,
+            config.loop_bits,
+            {"act": self.address_bits}
+            | (dict.fromkeys(("y", "x"), config.loop_bits) if config.pads else {}),
+        )
         m.d.comb += nest.start.eq(self.start)
         for i in range(LOOPS):
             m.d.comb += getattr(nest, f"extent_{i}").eq(registers[f"extent_{i}"])
         pass_ends = Signal()
         of_pass = Cat(nest.at_end[loop] for loop in loops.inside).all()
         m.d.comb += pass_ends.eq(of_pass)
-        if self.config.array.dataflow == "os":  # `rows` pixels, for which a pass sums everything
-            with m.If(~registers.mode[MODES["direct"]]):
+        if config.array.dataflow == "os":  # `rows` pixels, for which a pass sums everything
+            with m.If(~direct):
                 summed = Cat(nest.at_end[loop] for loop in loops.summed).all()
                 m.d.comb += [
-                    nest.extent_0.eq(self.config.array.rows - 1),
+                    nest.extent_0.eq(config.array.rows - 1),
                     pass_ends.eq(of_pass & summed),
                 ]
         for name in nest.values:
@@ -93,30 +86,44 @@ class ActivationStreamer(SharedComponent):
                 step = f"{name}_step_{i}"
                 m.d.comb += getattr(nest, step).eq(registers[step])
 
-        advance = _read_ahead(m, self, nest, nest.act)
+        advance = Signal()
+        found = Signal()  # there is something at read_data
+        within = Signal(init=1)
         inside = Signal()
         tail = Signal()
         last = Signal()
         second = Signal()
         m.d.comb += [
-            self.o.payload.last.eq(last),
-            self.o.payload.second.eq(second),
+            advance.eq(~self.o.valid | self.o.ready),
+            nest.next.eq(nest.valid & advance),
+            self.read_en.eq(nest.next),
+            self.read_addr.eq(nest.act),
         ]
+        if config.aligned and config.read_codes > config.array.cols:
+            # The array takes whole words, of which a block of groups may be a part.
+            with m.If(~direct):
+                m.d.comb += self.read_addr[: ceil_log2(config.word)].eq(0)
+        if config.pads:
+            # Places left of or above the input are negative: as unsigned numbers, great.
+            m.d.comb += within.eq((nest.y < registers.height) & (nest.x < registers.width))
+        bits = config.granule_bits
+        pad = registers.pad.replicate(config.granule)
         with m.If(advance):
             m.d.sync += [
-                # Places left of or above the input are negative: as unsigned numbers, great.
-                inside.eq((nest.y < registers.height) & (nest.x < registers.width)),
+                found.eq(nest.valid),
+                inside.eq(within),
                 tail.eq(nest.at_end[loops.summed[0]]),
                 last.eq(pass_ends),
                 second.eq(nest.odd[loops.summed[0]]),
+                self.o.valid.eq(found),
+                self.o.payload.last.eq(last),
+                self.o.payload.second.eq(second),
             ]
-        bits = self.config.granule_bits
-        pad = registers.pad.replicate(self.config.granule)
-        for i in range(self.vector):
-            beyond = tail & (registers.tail <= i)
-            m.d.comb += self.o.payload.codes.word_select(i, bits).eq(
-                Mux(inside & ~beyond, self.read_data.word_select(i, bits), pad)
-            )
+            for i in range(config.vector):
+                beyond = tail & (registers.tail <= i)
+                m.d.sync += self.o.payload.codes.word_select(i, bits).eq(
+                    Mux(inside & ~beyond, self.read_data.word_select(i, bits), pad)
+                )
         return m
 
 
@@ -134,6 +141,9 @@ class WeightStreamer(SharedComponent):
     o : Out(stream)
         What enters the array in a cycle.
     """
+
+    #: Cycles from ``start`` to the first beat: the nest, the buffer.
+    latency = 2
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -157,7 +167,9 @@ class WeightStreamer(SharedComponent):
         m = Module()
         order = loops_of(self.config)
         loops = (*order.summed, *order.outside)
-        m.submodules.nest = nest = LoopNest(1 + len(loops), {"address": self.address_bits})
+        m.submodules.nest = nest = LoopNest(
+            1 + len(loops), self.config.loop_bits, {"address": self.address_bits}
+        )
         m.d.comb += [
             nest.start.eq(self.start),
             nest.extent_0.eq(self.config.array.rows - 1),
@@ -170,6 +182,14 @@ class WeightStreamer(SharedComponent):
                 getattr(nest, f"extent_{i}").eq(self.registers[f"extent_{loop}"]),
                 getattr(nest, f"address_step_{i}").eq(step),
             ]
-        _read_ahead(m, self, nest, nest.address)
-        m.d.comb += self.o.payload.eq(self.read_data)
+        advance = Signal()
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            nest.next.eq(nest.valid & advance),
+            self.read_en.eq(nest.next),
+            self.read_addr.eq(nest.address),
+            self.o.payload.eq(self.read_data),
+        ]
+        with m.If(advance):
+            m.d.sync += self.o.valid.eq(nest.valid)
         return m

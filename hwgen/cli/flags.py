@@ -39,6 +39,10 @@ ACCELERATOR: dict[str, tuple[str, str, str]] = {
     "requantize": ("text", "multiplier|shift|threshold", "how sums become codes (multiplier)"),
     "thresholds": ("integer", "T", "of each channel, 1 to 255, with --requantize threshold"),
     "stream_bits": ("integer", "64|128|256|512", "width of the streams outside (64)"),
+    "layout": ("text", "packed|aligned", "of activations: less memory (default), or less logic"),
+    "loop_bits": ("integer", "B", "width of loop counters and places, 6 to 16 (default: 16)"),
+    "register_sets": ("integer", "1|2", "2: the next run is set while one goes on (default)"),
+    "sum_bits": ("integer", "B", "width of sums with their bias, 8 to 48 (default: 32 or 48)"),
 }
 
 

@@ -11,9 +11,10 @@ from hwgen.accelerator.registers import BLOCK_LOOP
 from hwgen.errors import UserError
 from hwgen.network.graph import Conv, Network, Pool, Tensor
 
-from .lower import Layer, Pace, lower
-from .places import Place, allocate, granules_of, tensor_of
+from .lower import Layer, lower
+from .places import Place, allocate, tensor_of, words_of
 from .program import Answer, Command, Load, Program, Store
+from .sums import scaled_limit, sum_range
 
 __all__ = ["Compiled", "compile_network"]
 
@@ -32,14 +33,20 @@ class Compiled:
         In the activation buffer.
     layers : list of Layer
         In the order of the network's operations.
+    resident : bool
+        Whether all weights and parameters stay in their buffers, so that only the first program has
+        to load them.
     """
 
     network: Network
     config: AcceleratorConfig
     places: dict[str, Place]
     layers: list[Layer]
+    resident: bool
 
-    def program(self, inputs: IntArray, *, every_layer: bool = False) -> Program:
+    def program(
+        self, inputs: IntArray, *, every_layer: bool = False, resident: bool = False
+    ) -> Program:
         """Return the program for one sample.
 
         Parameters
@@ -48,15 +55,28 @@ class Compiled:
             Integers of the input tensor.
         every_layer : bool
             Send each layer's output, too.
+        resident : bool
+            Leave out what a program of this network, run before, has loaded.
+
+        Raises
+        ------
+        ValueError
+            If it has not stayed (:attr:`resident`).
         """
+        if resident and not self.resident:
+            raise ValueError(
+                f"weights and parameters of network {self.network.name!r} must fit the buffers at "
+                "once to stay in them"
+            )
         name = self.network.input
         tensor, place = self.network.tensors[name], self.places[name]
-        granules = granules_of(inputs, tensor, place, self.config)
-        commands: list[Command] = [Load("activation", place.base, granules)]
+        words = words_of(inputs, tensor, place, self.config)
+        commands: list[Command] = [Load("activation", place.base // self.config.word, words)]
         jobs = [(layer, job) for layer in self.layers for job in layer.jobs]
-        commands += jobs[0][1].loads
+        loads = [[] if resident else job.loads for _, job in jobs]
+        commands += loads[0]
         for i, (layer, job) in enumerate(jobs):
-            following = jobs[i + 1][1].loads if i + 1 < len(jobs) else []
+            following = loads[i + 1] if i + 1 < len(jobs) else []
             early = not any(load.wait for load in following)
             commands.append(job.runs[0])
             if early:  # while the first run goes on
@@ -64,7 +84,8 @@ class Compiled:
             commands += job.runs[1:]
             if every_layer and job is layer.jobs[-1] and layer is not self.layers[-1]:
                 output = self.places[layer.operation.output]
-                commands.append(Store(output.base, output.granules))
+                word = self.config.word
+                commands.append(Store(output.base // word, output.granules // word))
             if not early:
                 commands += following
         return Program(self.config, commands)
@@ -78,11 +99,11 @@ class Compiled:
             "low": tensor.low,
             "high": tensor.high,
             "first_beat": 1,
-            "granules": place.granules,
-            "granules_of_a_pixel": place.pitch,
-            "codes_of_a_granule": self.config.granule,
+            "words": place.granules // self.config.word,
+            "words_of_a_pixel": place.pitch // self.config.word,
+            "codes_of_a_word": self.config.word * self.config.granule,
             "bits_of_a_code": self.config.array.pe.activation.bits,
-            "beats_of_a_granule": -(-self.config.granule_bits // self.config.stream_bits),
+            "beats_of_a_word": -(-self.config.activation_bits // self.config.stream_bits),
         }
 
     def outputs(self, answer: Answer, *, every_layer: bool = False) -> dict[str, IntArray]:
@@ -134,21 +155,14 @@ def compile_network(network: Network, config: AcceleratorConfig) -> Compiled:
         If its formats do not fit the PE (all operations at once are named), or it does not fit the
         buffers.
     """
-    _check_shape(network)
+    _check_shape(network, config)
     _check_formats(network, config)
     places = allocate(network, config)
-    pace = Pace()
-    layers = [
-        lower(network, operation, places, config, pace=pace) for operation in network.operations
-    ]
-    return Compiled(network, config, places, layers)
+    layers, resident = lower(network, places, config)
+    return Compiled(network, config, places, layers, resident)
 
 
-#: Greatest height and width of a tensor, padding included: places are 16-bit numbers, with a sign.
-MAX_SIDE = (1 << 15) - 1
-
-
-def _check_shape(network: Network) -> None:
+def _check_shape(network: Network, config: AcceleratorConfig) -> None:
     """Refuse a network that is no chain of operations, or whose places cannot be counted."""
     if not network.operations:
         raise UserError(f"network {network.name!r} must have at least one operation")
@@ -157,16 +171,19 @@ def _check_shape(network: Network) -> None:
         network.output in operation.inputs for operation in network.operations
     ):
         raise UserError(f"output {network.output!r} must be made last, and read by no operation")
+    # Places are numbers of `loop_bits`, with a sign.
+    most = (1 << config.loop_bits - 1) - 1
     for operation in network.operations:
         for name in (*operation.inputs, operation.output):
             height, width, channels = network.tensors[name].shape
             padding = max(getattr(operation, "padding", (0,)))
             side = max(height, width) + padding
-            if side > MAX_SIDE or channels > 1 << 16:
+            if side > most or channels > 1 << 16:
                 raise UserError(
-                    f"layer {operation.name!r} must have tensors of at most {MAX_SIDE} rows and "
+                    f"layer {operation.name!r} must have tensors of at most {most} rows and "
                     f"columns, padding included, and {1 << 16} channels, not "
-                    f"{height}×{width}×{channels} with a padding of {padding}"
+                    f"{height}×{width}×{channels} with a padding of {padding} "
+                    f"(loop_bits {config.loop_bits})"
                 )
 
 
@@ -203,14 +220,20 @@ def _check_formats(network: Network, config: AcceleratorConfig) -> None:
                 bool(pe.activation.contains(values).all()),
                 lambda w=way: f"results {w.low} to {w.high}, the PE has {pe.activation.summary}",  # type: ignore[misc]
             )
+        limit = (1 << (config.sum_bits - 1)) - 1
+        low, high = sum_range(network, operation)
+        reach = scaled_limit(network, operation)
+        if operation.requantize is not None and config.requantize == "threshold":
+            reach = max(reach, int((high - low).max()) + 1)  # the bias has a threshold in it
+        check(
+            operation.name,
+            reach <= limit,
+            lambda a=low, b=high: (
+                f"sums of {a.min():,} to {b.max():,}, the accelerator has "  # type: ignore[misc]
+                f"{config.sum_bits} bits"
+            ),
+        )
         if isinstance(operation, Conv):
-            largest = _largest_sum(operation, network.tensors[operation.inputs[0]])
-            limit = (1 << (config.sum_bits - 1)) - 1
-            check(
-                operation.name,
-                largest < limit,
-                lambda n=largest: f"sums up to {n:,}, the accelerator has {config.sum_bits} bits",  # type: ignore[misc]
-            )
             bad = ~pe.weight.contains(operation.weights)
             check(
                 operation.name,
@@ -229,13 +252,6 @@ def _check_formats(network: Network, config: AcceleratorConfig) -> None:
         )
     if reasons:
         raise UserError(f"network must fit PE {config.array.name!r}; " + "; ".join(reasons))
-
-
-def _largest_sum(conv: Conv, tensor: Tensor) -> int:
-    """Return a bound of the magnitude of a convolution's sums, the zero point's part included."""
-    reach = max(abs(tensor.low), abs(tensor.high))
-    weights = np.abs(conv.weights).sum(axis=(1, 2, 3))
-    return int((np.abs(conv.bias) + weights * (reach + abs(tensor.zero_point))).max(initial=0))
 
 
 def project_weights(network: Network, config: AcceleratorConfig) -> Network:

@@ -13,8 +13,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hwgen.accelerator.postprocess import REQUANTIZERS
+from hwgen.accelerator.accumulate import Accumulate
+from hwgen.accelerator.direct import Direct
+from hwgen.accelerator.postprocess import PostProcess
 from hwgen.accelerator.registers import loops_of
+from hwgen.accelerator.results import Results
+from hwgen.accelerator.streamers import ActivationStreamer, WeightStreamer
 
 from .program import Load, Program, Run, Store
 
@@ -41,18 +45,19 @@ def run_cycles(program: Program, run: Run) -> int:
     skip = 0
     # From the start to the operands of the first sum, from there to it, and from pass to pass.
     if run.has("direct"):
-        ready, apart = 0, pixels
-        way = 3 if config.requantize == "multiplier" else 1
+        ready, apart = ActivationStreamer.latency, pixels
+        way = Direct.latency(config)
     else:
         way = array.rows + array.cols + array.pe.pipeline
         if array.dataflow == "ws":
-            ready, apart = array.rows, max(pixels, array.rows)
+            apart = max(pixels, array.rows)
+            ready = max(WeightStreamer.latency + array.rows, ActivationStreamer.latency)
         else:  # one pass, whose first beat waits for the transposer, and whose last for the others
             apart, summed = array.rows * summed, 1
-            ready = array.rows + apart - 1
+            ready = ActivationStreamer.latency + array.rows + apart - 1
             pixels, skip = array.rows, array.rows - pixels
-    post = 2 if raw else 2 + REQUANTIZERS[config.requantize].latency
-    first = 2 + ready + way + 1 + post
+    behind = Accumulate.latency + PostProcess.latency(config, raw)
+    first = ready + way + behind
     if not to_host:
         return first + (blocks * summed - 1) * apart + pixels
     bits = array.cols * (config.sum_bits if raw else array.pe.activation.bits)
@@ -60,16 +65,17 @@ def run_cycles(program: Program, run: Run) -> int:
     start = first + (summed - 1) * apart
     if beats == 1:
         return start + (blocks * summed - summed) * apart + pixels + 1
-    return _serialized(start, pixels, skip, blocks, summed, apart, post, beats) + 1
+    return _serialized(start, pixels, skip, blocks, summed, apart, behind, beats) + 1
 
 
 def _serialized(
-    start: int, pixels: int, skip: int, blocks: int, summed: int, apart: int, post: int, beats: int
-) -> int:
+    start: int, pixels: int, skip: int, blocks: int, summed: int, apart: int, behind: int,
+    beats: int,
+) -> int:  # fmt: skip
     """Return when the last beat of a run to the host is sent, if a vector takes several.
 
-    A vector that waits for the serializer stops the post-processing as a whole, and with it the
-    array as soon as a beat of it comes while a vector waits before the post-processing.
+    While one vector is sent, the serializer takes one more, and then stops all that is behind the
+    array; the array stops as soon as it has a beat to hand on.
 
     Parameters
     ----------
@@ -78,44 +84,49 @@ def _serialized(
     pixels, skip, blocks, summed, apart : int
         Beats of a pass, those that are dropped, results in each place, passes that are summed,
         cycles from pass to pass.
-    post, beats : int
-        Latency of the post-processing, beats of a vector.
+    behind, beats : int
+        Cycles from the array to the serializer, beats of a vector.
     """
-    taken = start - post - 1  # when the accumulation took the last sum of the vector
+    stops: deque[tuple[int, int]] = deque(maxlen=behind + 1)  # nothing moves behind the array
+
+    def later(cycle: int, count: int) -> int:
+        """Return when, from a cycle on, so many have gone by in which things move."""
+        then = cycle + count
+        for begin, end in stops:
+            if begin <= then and cycle < end:
+                then += end - max(begin, cycle)
+        return then
+
+    taken = start - behind  # when the accumulation takes the last sum of the vector
     free = 0  # when the serializer is free
-    stops: deque[tuple[int, int]] = deque(maxlen=post + 1)  # the post-processing stood still
-    sent = start
     for j in range(blocks * pixels):
-        enter = taken + 1
-        for begin, end in stops:
-            if begin <= enter < end:
-                enter = end
-        leave = enter + post
-        for begin, end in stops:
-            if enter < begin < leave:
-                leave += end - begin
         if j % pixels >= skip:
-            sent = max(leave, free)
-            if sent > leave:
-                stops.append((leave, sent))
+            arrived = later(taken, behind)
+            sent = max(arrived, free)
+            if sent > arrived:
+                stops.append((arrived + 1, sent + 1))
             free = sent + beats
         if (j + 1) % pixels:
-            taken = max(taken + 1, enter)
-        else:  # the next beat is the first of the next block
-            taken = max(taken + apart - pixels + 1, enter) + (summed - 1) * apart
-    return sent + beats
+            taken = later(taken, 1)
+        else:  # the next block's passes, up to the first beat of the last one
+            for _ in range(summed - 1):
+                taken = later(taken + apart - pixels + 1, pixels - 1)
+            taken = later(taken + apart - pixels + 1, 0)
+    return free
 
 
 def spans(program: Program) -> Iterator[Span]:
     """Return when each command was taken and had ended, and last the closing beat."""
     config = program.config
     words = {
-        "activation": program.beats_of(config.granule_bits),
+        "activation": program.beats_of(config.activation_bits),
         "weight": program.beats_of(config.weight_bits),
         "parameter": program.beats_of(config.parameter_bits),
     }
     now, idle = 0, 0  # the last beat taken; the last cycle of the run before
     for command, sets in program.sets_before_runs():
+        if sets and config.register_sets == 1:
+            now = max(now, idle)
         now += len(sets)
         if isinstance(command, Run):
             now = max(now, idle) + 1
@@ -123,8 +134,9 @@ def spans(program: Program) -> Iterator[Span]:
             yield Span(now, idle)
         elif isinstance(command, Store):
             now = max(now, idle) + 1
-            each = program.beats_of(config.granule_bits)
-            idle = now + 3 + each + (command.granules - 1) * max(2, each)
+            each = program.beats_of(config.activation_bits)
+            first = now + 1 + Results.store_latency
+            idle = first + each + (command.words - 1) * max(2, each)
             yield Span(now, idle)
         else:
             assert isinstance(command, Load)

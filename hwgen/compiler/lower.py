@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.accelerator.config import AcceleratorConfig
-from hwgen.accelerator.nest import EXTENT_BITS, steps_of
+from hwgen.accelerator.nest import steps_of
 from hwgen.accelerator.registers import LOOPS, MODES, Loops, loops_of
 from hwgen.errors import UserError
 from hwgen.network.graph import Add, Conv, Network, Operation, Pool
@@ -19,9 +19,10 @@ from pe_library.formats import Bipolar
 from .cycles import run_cycles
 from .places import Place, fill_of
 from .program import Load, Program, Run, words_of_bits
+from .sums import sum_range
 from .tiles import Tile, rectangles, strips
 
-__all__ = ["Job", "Layer", "Pace", "lower"]
+__all__ = ["Job", "Layer", "lower"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -61,51 +62,60 @@ class Layer:
 
 
 @dataclass
-class Pace:
+class _Pace:
     """How far the buffers are taken, from job to job.
 
     Attributes
     ----------
+    resident : bool
+        Whether the weights and parameters of all jobs fit at once, so that each has its own place.
+    weights, parameters : int
+        Words that are taken then.
     half : int
-        Which half of the weight and parameter buffers the next job loads.
+        Which half of the weight and parameter buffers the next job loads otherwise.
     cycles : int
         Of the run during which it loads; 0 before the first.
     whole : bool
         Whether the job before took more than a half, so that nothing may be loaded while it runs.
     """
 
+    resident: bool
+    weights: int = 0
+    parameters: int = 0
     half: int = 0
     cycles: int = 0
     whole: bool = False
 
 
 def lower(
-    network: Network,
-    operation: Operation,
-    places: dict[str, Place],
-    config: AcceleratorConfig,
-    *,
-    pace: Pace,
-) -> Layer:
-    """Return the runs of an operation.
+    network: Network, places: dict[str, Place], config: AcceleratorConfig
+) -> tuple[list[Layer], bool]:
+    """Return the runs of each operation, and whether what they load stays in the buffers.
 
     Parameters
     ----------
     places : dict
         Of all tensors but the network's output, whose results go to the host.
-    pace : Pace
-        What the jobs before left; taken on.
 
     Raises
     ------
     UserError
         If the configuration cannot run it; names the operation and what is needed.
     """
-    if isinstance(operation, Conv):
-        plan = _conv(network, operation, places, config)
-    else:
-        plan = _past_the_array(network, operation, places, config)
-    return plan.layer(network, operation, places, config, pace)
+    plans = [
+        _conv(network, operation, places, config)
+        if isinstance(operation, Conv)
+        else _past_the_array(network, operation, places, config)
+        for operation in network.operations
+    ]
+    weights = sum(plan.weight_words * len(plan.columns) for plan in plans)
+    parameters = sum(len(plan.columns) for plan in plans)
+    pace = _Pace(weights <= config.weight_words and parameters <= config.parameter_words)
+    layers = [
+        plan.layer(network, operation, places, config, pace)
+        for plan, operation in zip(plans, network.operations, strict=True)
+    ]
+    return layers, pace.resident
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,21 +154,27 @@ class _Plan:
     macs: int
     stationary: bool = False
 
+    @property
+    def weight_words(self) -> int:
+        """Words of weights of a block."""
+        return 0 if self.weights is None else self.weights.shape[1]
+
     def layer(
         self,
         network: Network,
         operation: Operation,
         places: dict[str, Place],
         config: AcceleratorConfig,
-        pace: Pace,
+        pace: _Pace,
     ) -> Layer:
         parameters, registers = _parameters(network, operation, self, config)
-        most, double = _chunk(operation, self, config)
+        most, double = 1 << config.loop_bits, False
+        if not pace.resident:
+            most, double = _chunk(operation, self, config)
         tiles = self.tiles(config)
         target = places.get(operation.output)
         program = Program(config)
-        words = 1 if self.weights is None else self.weights.shape[1]
-        beats = words * program.beats_of(config.weight_bits)  # of a block
+        beats = max(1, self.weight_words) * program.beats_of(config.weight_bits)  # of a block
         jobs: list[Job] = []
         first = 0
         while first < len(self.columns):
@@ -166,14 +182,20 @@ class _Plan:
             chunk = min(max(1, pace.cycles // beats), most)
             part = slice(first, min(first + chunk, len(self.columns)))
             first = part.stop
-            half = pace.half if double else 0
-            pace.half ^= double
-            own = {
-                "weight_base": half * (config.weight_words // 2),
-                "parameter_base": half * (config.parameter_words // 2),
-            }
-            wait = not double or pace.whole
-            pace.whole = not double
+            if pace.resident:
+                own = {"weight_base": pace.weights, "parameter_base": pace.parameters}
+                pace.weights += (part.stop - part.start) * self.weight_words
+                pace.parameters += part.stop - part.start
+                wait = False
+            else:
+                half = pace.half if double else 0
+                pace.half ^= double
+                own = {
+                    "weight_base": half * (config.weight_words // 2),
+                    "parameter_base": half * (config.parameter_words // 2),
+                }
+                wait = not double or pace.whole
+                pace.whole = not double
             loads = [Load("parameter", own["parameter_base"], parameters[part], wait=wait)]
             if self.weights is not None:
                 block = self.weights[part].reshape(-1, self.weights.shape[-1])
@@ -249,13 +271,13 @@ def _walk(name: str, base: int, extents: Sequence[int], strides: Sequence[int]) 
 
 def _chunk(operation: Operation, plan: _Plan, config: AcceleratorConfig) -> tuple[int, bool]:
     """Return how many blocks are loaded at once, and whether others may be meanwhile."""
-    words = 0 if plan.weights is None else plan.weights.shape[1]
+    words = plan.weight_words
     if words > config.weight_words:
         raise UserError(
             f"weight_buffer must be at least {-(-words * config.weight_bits // 8)} bytes for layer "
             f"{operation.name!r}, not {config.weight_buffer}"
         )
-    half = config.parameter_words // 2
+    half = min(config.parameter_words // 2, 1 << config.loop_bits)
     if 2 * words <= config.weight_words:
         return (min(half, config.weight_words // 2 // words) if words else half), True
     return 1, False
@@ -289,15 +311,23 @@ def _conv(
             f"zero, not {conv.groups}"
         )
 
-    _check_reduction(conv, height * width * -(-depth // config.read_codes), config)
-
-    # Blocks of columns: which channels they make, and of which channels they read.
-    blocks_in = 1 if groups > 1 else -(-depth // config.read_codes)
+    # Blocks of columns: which channels they make, and from which channel on they read.
+    outs, blocks = cols, -(-out // cols)
+    first = np.zeros(blocks, np.int64)
+    ins = depth
     if groups > 1:
-        outs = each * (out // groups)
-        blocks = -(-groups // each)
-    else:
-        outs, blocks = cols, -(-out // cols)
+        outs, blocks, ins = each * (out // groups), -(-groups // each), each * depth
+        first = np.arange(blocks) * ins
+        if config.aligned:
+            first -= first % config.read_codes
+    last = (np.arange(blocks) * ins if groups > 1 else 0) + ins - first
+    blocks_in = -(-int(last.max()) // config.read_codes)
+    if blocks_in > 1 << config.loop_bits:
+        raise UserError(
+            f"loop_bits must be at least {(blocks_in - 1).bit_length()} for layer {conv.name!r}, "
+            f"not {config.loop_bits}"
+        )
+    _check_reduction(conv, height * width * blocks_in, config)
     columns = np.full((blocks, cols), -1, np.int64)
     block = np.full(
         (blocks, cols, height, width, blocks_in * config.read_codes), pe.weight.padding, np.int64
@@ -307,7 +337,7 @@ def _conv(
         columns[n, : len(made)] = made
         if groups > 1:
             for i, o in enumerate(made):
-                start = (o // (out // groups) - n * each) * depth
+                start = o // (out // groups) * depth - first[n]
                 block[n, i, :, :, start : start + depth] = weights[o]
         else:
             block[n, : len(made), :, :, :depth] = weights[made]
@@ -330,7 +360,7 @@ def _conv(
 
     source, shape = place, network.tensors[conv.output].shape[:2]
     pointwise = (height, width) == conv.stride == (1, 1) and not any(conv.padding)
-    if stationary and pointwise and math.prod(shape) < 1 << EXTENT_BITS:
+    if stationary and pointwise and math.prod(shape) < 1 << config.loop_bits:
         # One long row of pixels: fewer passes have places to spare.
         shape = (1, math.prod(shape))
         source = replace(place, height=1, width=shape[1])
@@ -344,7 +374,7 @@ def _conv(
         step=conv.stride,
         dilation=conv.dilation,
         columns=columns,
-        in_step=each * depth // granule if groups > 1 else 0,
+        in_step=ins // granule if groups > 1 else 0,
         out_step=outs // granule,
         weights=packed.reshape(blocks, -1, packed.shape[1]),
         bias=bias,
@@ -371,21 +401,22 @@ def _check_reduction(conv: Conv, blocks: int, config: AcceleratorConfig) -> None
 
 
 def _groups_at_once(conv: Conv, places: dict[str, Place], config: AcceleratorConfig) -> int:
-    """Return how many groups fit a block-diagonal block of the array, 0 if none can.
+    """Return how many groups a block of columns makes, which is block-diagonal; 0 if none can.
 
-    A block begins at a whole granule, of the input and of the output.
+    A block begins at a whole granule of the input, and where a vector of results may.
     """
     granule, cols = config.granule, config.array.cols
+    unit = cols if config.aligned else granule
     deep, wide = conv.weights.shape[3], len(conv.weights) // conv.groups
     target = places.get(conv.output)
-    for each in range(min(config.read_codes // deep, cols // wide, conv.groups), 0, -1):
+    for each in range(min(cols // wide, conv.groups), 0, -1):
         if each == conv.groups:
             return each
         blocks = -(-conv.groups // each)
         reaches = (blocks - 1) * each * wide + cols
         if (
             each * deep % granule == 0
-            and each * wide % granule == 0
+            and each * wide % unit == 0
             and (target is None or reaches <= target.pitch * granule)
         ):
             return each
@@ -404,6 +435,8 @@ def _past_the_array(
     blocks = -(-channels // cols)
     columns = np.arange(blocks * cols).reshape(blocks, cols)
     columns[columns >= channels] = -1
+    if isinstance(operation, Pool) and tensor.bipolar and any(operation.padding):
+        raise UserError(f"layer {operation.name!r} must have no padding with bipolar activations")
     registers = {"mode": 1 << MODES["direct"], "tail": config.vector}
     bias = np.zeros(columns.shape, np.int64)
     if isinstance(operation, Pool):
@@ -426,6 +459,12 @@ def _past_the_array(
         for i, (name, rescale) in enumerate(zip(operation.inputs, operation.rescale, strict=True)):
             registers[f"direct_zero_{i}"] = network.tensors[name].zero_point
             registers[f"direct_left_{i}"] = rescale.left
+            if isinstance(pe.activation, Bipolar) and (
+                rescale.left or network.tensors[name].zero_point
+            ):
+                raise UserError(
+                    f"layer {operation.name!r} must add as it is with bipolar activations"
+                )
             if config.requantize == "multiplier":
                 registers[f"direct_multiplier_{i}"] = rescale.multiplier
                 registers[f"direct_right_{i}"] = -rescale.shift
@@ -478,17 +517,16 @@ def _parameters(
             unused = int(values[0])
         return np.where(used, values[columns], unused)
 
-    fields: list[tuple[IntArray, int]] = [(plan.bias, config.sum_bits)]
     if mode >> MODES["raw"] & 1:
-        fields.append((np.zeros(columns.shape, np.int64), config.channel_bits - config.sum_bits))
-        return _interleave(fields), registers
+        rest = (np.zeros(columns.shape, np.int64), config.channel_bits - config.sum_bits)
+        return _interleave([(plan.bias, config.sum_bits), rest]), registers
     if requantize is None or _keeps(requantize):
         bounds = tensor if requantize is None else requantize
         requantize = _identity(bounds.low, bounds.high, config)
     if config.requantize == "threshold":
         count = config.thresholds
-        never = (1 << (config.sum_bits - 1)) - 1  # no sum reaches it
-        found = as_thresholds(requantize, operation, config)
+        low, high = sum_range(network, operation)
+        found = as_thresholds(requantize, operation, low, high, config)
         # Codes go up by one; a step of more is a threshold that counts as often.
         unit = 2 if isinstance(pe.activation, Bipolar) else 1
         steps = set(map(int, abs(found.step) // unit))
@@ -504,9 +542,13 @@ def _parameters(
             raise UserError(
                 f"thresholds must be at least {levels} for layer {operation.name!r}, not {count}"
             )
-        for i in range(count):
-            t = found.thresholds[:, i] if i < levels else np.array([never])
-            fields.append((spread(t.clip(-never, never), never), config.sum_bits))
+        # Below `low` a threshold is reached by every sum, above `high` by none.
+        table = np.full((tensor.shape[2], count), 1 << 62)
+        table[:, :levels] = found.thresholds
+        table = table.clip(low[:, None], high[:, None] + 1)
+        first = spread(table[:, 0], _beyond(plan, operation, config))
+        fields = [(plan.bias - first, config.sum_bits)]
+        fields += [(spread(table[:, i] - table[:, 0], 0), config.sum_bits) for i in range(1, count)]
         fill = int(pe.activation.encode(np.array(fill_of(tensor))))
         fields.append((spread(code, fill), pe.activation.bits))
         fields.append((spread((found.step < 0).astype(np.int64), 0), 1))
@@ -518,11 +560,11 @@ def _parameters(
             f"{config.requantize!r}"
         )
     assert isinstance(requantize, FixedPoint | RoundingShift)
-    low, high = pe.activation.minimum, pe.activation.maximum
+    fields = [(plan.bias, config.sum_bits)]
     registers |= {
         "zero_point": requantize.zero_point,
-        "low": max(low, requantize.low),
-        "high": min(high, requantize.high),
+        "low": max(pe.activation.minimum, requantize.low),
+        "high": min(pe.activation.maximum, requantize.high),
     }
     if isinstance(requantize, FixedPoint):
         if not -31 <= requantize.shift.min() <= requantize.shift.max() <= 7:
@@ -539,6 +581,20 @@ def _parameters(
             )
         fields.append((spread(requantize.shift, 31), 6))
     return _interleave(fields), registers
+
+
+def _beyond(plan: _Plan, operation: Operation, config: AcceleratorConfig) -> int:
+    """Return a threshold that unused columns do not reach, which have no weight but the padding."""
+    padding = config.array.pe.weight.padding
+    if plan.weights is None or not padding:
+        return 1
+    products = math.prod(plan.kernel) * config.read_codes
+    if 2 * products >= 1 << config.sum_bits - 1:
+        raise UserError(
+            f"sum_bits must be at least {(2 * products).bit_length() + 1} for layer "
+            f"{operation.name!r}, not {config.sum_bits}"
+        )
+    return products + 1
 
 
 def _mode_of(requantize: Requantization) -> str:
@@ -568,9 +624,13 @@ def _identity(low: int, high: int, config: AcceleratorConfig) -> Requantization:
 
 
 def as_thresholds(
-    requantize: Requantization, operation: Operation, config: AcceleratorConfig
+    requantize: Requantization,
+    operation: Operation,
+    low: IntArray,
+    high: IntArray,
+    config: AcceleratorConfig,
 ) -> Thresholds:
-    """Return the thresholds that say the same as a requantization of few levels."""
+    """Return thresholds that say the same of sums from low to high as a requantization."""
     if isinstance(requantize, Thresholds):
         return requantize
     if requantize.high - requantize.low > config.thresholds:
@@ -578,7 +638,7 @@ def as_thresholds(
             f"thresholds must be at least {requantize.high - requantize.low} for layer "
             f"{operation.name!r}, not {config.thresholds}"
         )
-    return to_thresholds(requantize, -(1 << (config.sum_bits - 2)), 1 << (config.sum_bits - 2))
+    return to_thresholds(requantize, low, high)
 
 
 def _interleave(fields: Sequence[tuple[IntArray, int]]) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """Where tensors lie in the activation buffer.
 
-A pixel's channels lie side by side, pixels in the order of rows; a pixel begins at a whole granule
-and takes ``pitch`` of them. Places that hold no channel hold :func:`fill_of` its tensor.
+A pixel's channels lie side by side, pixels in the order of rows; a pixel begins at a whole word
+and takes ``pitch`` granules. Places that hold no channel hold :func:`fill_of` its tensor.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from hwgen.network.graph import Network, Tensor
 
 from .program import words_of_bits
 
-__all__ = ["Place", "allocate", "fill_of", "granules_of", "tensor_of"]
+__all__ = ["Place", "allocate", "fill_of", "tensor_of", "words_of"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -43,6 +43,9 @@ def fill_of(tensor: Tensor) -> int:
 def pitch_of(tensor: Tensor, config: AcceleratorConfig) -> int:
     """Return the granules of a pixel: results come in vectors of ``cols`` channels."""
     cols, channels = config.array.cols, tensor.shape[2]
+    if config.aligned:
+        codes = config.word * config.granule
+        return -(-channels // codes) * config.word
     whole = -(-channels // cols) * cols
     block = min(config.read_codes, cols)  # what a block-diagonal layer takes and makes at once
     overlapping = (-(-channels // block) - 1) * block + cols
@@ -78,7 +81,7 @@ def allocate(network: Network, config: AcceleratorConfig) -> dict[str, Place]:
             if start - base >= place.granules:
                 break
             base = max(base, end)
-        if base + place.granules > config.activation_words:
+        if base + place.granules > config.granules:
             needed = -(-(base + place.granules) * config.granule_bits // 8)
             layer = network.operations[max(step, 0)].name
             raise UserError(
@@ -90,10 +93,10 @@ def allocate(network: Network, config: AcceleratorConfig) -> dict[str, Place]:
     return places
 
 
-def granules_of(
+def words_of(
     values: IntArray, tensor: Tensor, place: Place, config: AcceleratorConfig
 ) -> npt.NDArray[np.uint8]:
-    """Return the granules of one sample of a tensor.
+    """Return the words of one sample of a tensor.
 
     Parameters
     ----------
@@ -104,14 +107,12 @@ def granules_of(
     height, width, channels = tensor.shape
     padded = np.full((height, width, place.pitch * config.granule), fill_of(tensor), np.int64)
     padded[:, :, :channels] = values
-    codes = pe.activation.encode(padded).reshape(-1, config.granule)
+    codes = pe.activation.encode(padded).reshape(-1, config.word * config.granule)
     return words_of_bits([(codes, pe.activation.bits)])
 
 
-def tensor_of(
-    granules: IntArray, tensor: Tensor, place: Place, config: AcceleratorConfig
-) -> IntArray:
-    """Return the integers (height, width, channels) of granules of codes."""
+def tensor_of(words: IntArray, tensor: Tensor, place: Place, config: AcceleratorConfig) -> IntArray:
+    """Return the integers (height, width, channels) of words of codes."""
     height, width, channels = tensor.shape
-    values = config.array.pe.activation.decode(granules)
+    values = config.array.pe.activation.decode(words)
     return values.reshape(height, width, place.pitch * config.granule)[:, :, :channels]

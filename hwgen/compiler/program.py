@@ -81,10 +81,10 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """Send granules of the activation buffer."""
+    """Send words of the activation buffer."""
 
     address: int
-    granules: int
+    words: int
 
 
 Command = Load | Run | Store
@@ -101,8 +101,8 @@ class Answer:
     cycles : int
         From the program's first beat to the closing one.
     parts : list of int64 arrays
-        For each RUN to the host and each STORE: vectors (vectors, cols) of codes or sums, granules
-        (granules, codes).
+        For each RUN to the host and each STORE: vectors (vectors, cols) of codes or sums, words
+        (words, codes).
     """
 
     status: int
@@ -162,7 +162,7 @@ class Program:
             if isinstance(command, Run):
                 add([*sets, commands.run(commands.check_of(sets))])
             elif isinstance(command, Store):
-                add([commands.store(command.address, command.granules)])
+                add([commands.store(command.address, command.words)])
             else:
                 words, width = command.data.shape
                 add([commands.load(command.buffer, command.address, words, wait=command.wait)])
@@ -183,7 +183,7 @@ class Program:
         code = config.array.pe.activation.bits
         for command in self.commands:
             if isinstance(command, Store):
-                yield command.granules, config.granule, code
+                yield command.words, config.word * config.granule, code
             elif isinstance(command, Run) and command.has("to_host"):
                 raw = command.has("raw")
                 yield self.vectors(command), config.array.cols, config.sum_bits if raw else code

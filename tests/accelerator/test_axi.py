@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from hwgen.accelerator.axi import (
@@ -16,11 +15,9 @@ from hwgen.accelerator.axi import (
 )
 from hwgen.accelerator.commands import Status
 from hwgen.accelerator.config import AcceleratorConfig
-from hwgen.compiler.compile import compile_network
 from hwgen.network.graph import Network
 from hwgen.verilog import emit_verilog
-from testbench.cocotb_lane import run_bench
-from testbench.golden_network import run_network
+from testbench.axi import check_axi
 
 pytest.importorskip("cocotbext.axi", reason="cocotbext-axi is not installed")
 
@@ -38,12 +35,6 @@ WIDE = {
 }  # fmt: skip
 
 
-def damage(program: np.ndarray, beat: int, bit: int) -> np.ndarray:
-    damaged = program.copy()
-    damaged[beat, bit >> 3] ^= 1 << (bit & 7)
-    return damaged
-
-
 @pytest.mark.parametrize(
     ("simulator", "options"),
     [
@@ -59,62 +50,14 @@ def test_axi(
     tmp_path: Path,
 ) -> None:
     config = AcceleratorConfig.from_options(options)
-    cases, arrays = [], {}
-    for seed in range(2):
-        network = small_network(config, seed)
-        compiled = compile_network(network, config)
-        tensor = network.tensors[network.input]
-        inputs = np.random.default_rng(seed).integers(tensor.low, tensor.high + 1, tensor.shape)
-        program = compiled.program(inputs, every_layer=True)
-        cases.append((compiled, program, run_network(network, inputs[None])))
-        arrays[f"program_{seed}"] = program.beats()
-    beats = arrays["program_0"]
-    opcodes = beats[:, 7]
-    # The first SET stands behind the first LOAD of activations, weights and parameters.
-    command = int(np.flatnonzero((opcodes == 1) & (np.roll(opcodes, -1) == 1))[-1])
-    damaged = [
-        (damage(beats, command, 5), Status.WRONG_CHECK),
-        (damage(beats, command, 60), Status.ILLEGAL_COMMAND),
-        (damage(beats, command, 55), Status.ILLEGAL_REGISTER),
-        (damage(beats, 0, 47), Status.OUT_OF_RANGE),
-        (beats[:7], Status.TRUNCATED),
-    ]
-    arrays |= {f"damaged_{i}": packet for i, (packet, _) in enumerate(damaged)}
-    np.savez(tmp_path / "programs.npz", **arrays)
-    answers = tmp_path / "answers"
-    answers.mkdir()
     accelerator = AxiAccelerator(config)
-    found = run_bench(
-        emit_verilog(accelerator),
-        accelerator.definition,
-        "testbench.benches.axi_bench",
-        simulator=simulator,
-        seed=1,
-        parameters={
-            "programs": str(tmp_path / "programs.npz"),
-            "answers": str(answers),
-            "statuses": [int(status) for _, status in damaged],
-            "registers": {register.name: register.offset for register in REGISTERS},
-            "constants": {
-                "identification": IDENTIFICATION,
-                "map_version": MAP_VERSION,
-                "configuration_0": int(config.digest[:8], 16),
-                "configuration_1": int(config.digest[8:16], 16),
-            },
-            "aborted": int(Status.ABORTED),
-        },
-        directory=tmp_path,
+    verilog = emit_verilog(accelerator)
+    networks = [small_network(config, seed) for seed in range(2)]
+    found = check_axi(
+        verilog, accelerator.definition, config, networks, tmp_path, simulator=simulator
     )
-    assert found["tests"] == (9 if simulator == "verilator" else 10)
-    files = sorted(answers.iterdir())
-    assert len(files) == 12  # six tests, two programs
-    for file in files:
-        compiled, program, golden = cases[int(file.name[-1])]
-        answer = np.frombuffer(file.read_bytes(), np.uint8).reshape(-1, config.stream_bits // 8)
-        outputs = compiled.outputs(program.read_answer(answer), every_layer=True)
-        assert len(outputs) == 3
-        for name, values in outputs.items():
-            np.testing.assert_array_equal(values, golden[name][0], f"{file.name}: {name}")
+    assert found.tests == (9 if simulator == "verilator" else 10)
+    assert found.compared == 12  # six tests, two programs
 
 
 def test_register_map() -> None:

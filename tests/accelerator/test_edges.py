@@ -1,16 +1,23 @@
 """What lies at the edges of buffers, registers and formats: right, or refused before it runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from hwgen.accelerator.accelerator import Accelerator
 from hwgen.accelerator.config import AcceleratorConfig
-from hwgen.accelerator.registers import register_widths
+from hwgen.accelerator.registers import MODES, register_widths
 from hwgen.compiler.compile import compile_network
+from hwgen.compiler.cycles import cycles_of
+from hwgen.compiler.program import Load, Run
 from hwgen.compiler.rewrite import fold_stride
 from hwgen.errors import UserError
 from hwgen.generate import generate_accelerator
 from hwgen.network.graph import Add, Conv, Network, Pool, Rescale, Tensor
 from hwgen.network.requantize import FixedPoint, RoundingShift, Thresholds
+from hwgen.verilog import emit_verilog
+from testbench.compiled import CompiledModel
 from testbench.golden_network import run_network
 from testbench.network import simulate_network
 
@@ -49,14 +56,15 @@ def check(net, config, seed=0):
 @pytest.mark.parametrize("second", ["conv", "pool"])
 def test_a_job_that_takes_the_whole_buffer_is_not_overwritten(second):
     """The next job's weights, and its parameters, wait for the run that still needs theirs."""
-    config = accelerator(weight_buffer=160, parameter_buffer=400)
+    config = accelerator(weight_buffer=156, parameter_buffer=400)
     rng = np.random.default_rng(1)
     first = conv(0, rng.integers(-99, 99, (4, 3, 3, 4)), padding=(1, 1, 1, 1))
     if second == "conv":
         last = conv(1, rng.integers(-99, 99, (4, 1, 1, 4)))
     else:
         last = Pool("pool", ("t1",), "t2", None, "max", (1, 1), (1, 1))
-    compiled = compile_network(network([first, last], *[(8, 8, 4)] * 3), config)
+    other = conv(2, rng.integers(-99, 99, (4, 1, 1, 4)))
+    compiled = compile_network(network([first, last, other], *[(8, 8, 4)] * 4), config)
     (job,) = compiled.layers[0].jobs
     words = sum(len(load.data) for load in job.loads if load.buffer == "weight")
     assert 2 * words > config.weight_words >= words
@@ -114,6 +122,11 @@ def test_a_tensor_added_to_itself_and_read_long_after():
     check(network([first, twice, late], *[(5, 3, 4)] * 4), accelerator())
 
 
+def test_ties_of_an_addition_go_away_from_zero():
+    halved = Add("halved", ("t0",), "t1", KEEP, (Rescale(20, 1 << 30, -20),))
+    assert (check(network([halved], *[(5, 3, 4)] * 2), accelerator()).outputs < 0).any()
+
+
 @pytest.mark.parametrize("name", ["results", "sequencer", "array", "accumulate", "nest_3_out12"])
 def test_names_of_parts_are_free(name):
     text = generate_accelerator(accelerator(rows=1, cols=1, name=name)).verilog
@@ -146,7 +159,7 @@ ONE = np.ones((4, 1, 1, 4), np.int64)
     ("operations", "side", "options", "message"),
     [
         ([conv(0, ONE)], 40000, {}, "must have tensors of at most 32767 rows and columns"),
-        ([conv(0, ONE, bias=(1 << 31) - 9)], 2, {}, "sums up to .*, the accelerator has 32 bits"),
+        ([conv(0, ONE, bias=(1 << 31) - 9)], 2, {}, "sums of 2,147,483,.* to 2,147,484,.*, the accelerator has 32 bits"),
         ([conv(0, 300 * ONE)], 2, {}, r"16 of 16 weights \(such as 300\)"),
         ([conv(0, ONE, None), conv(1, ONE)], 2, {}, "sums must be requantized but in the last"),
         ([conv(0, ONE, FixedPoint(np.array([1]), np.array([9]), 0, -128, 127))], 2, {},
@@ -157,7 +170,18 @@ ONE = np.ones((4, 1, 1, 4), np.int64)
          "results 0 to 255, the PE has the integers -128 to 127"),
         ([conv(0, ONE, levels(9))], 2, {"requantize": "threshold", "thresholds": 5},
          "thresholds must be at least 9 for layer 'layer0', not 5"),
-        ([Add("sum", ("t0",), "t1", KEEP, (Rescale(25),))], 2, {}, "left by 0 to 24"),
+        ([Add("sum", ("t0",), "t1", KEEP, (Rescale(25),))], 2, {"sum_bits": 40},
+         "left by 0 to 24"),
+        ([Add("sum", ("t0",), "t1", KEEP, (Rescale(24),))], 2, {},
+         "sum: sums of -2,147,483,648 to 2,130,706,432, the accelerator has 32 bits"),
+        ([conv(0, 99 * ONE, bias=100_000)], 2, {"sum_bits": 18},
+         "sums of 49,312 to 150,292, the accelerator has 18 bits"),
+        ([conv(0, np.full((4, 1, 2, 4), 99), levels(3))], 2,
+         {"requantize": "threshold", "thresholds": 3, "sum_bits": 18},
+         "sums of -101,376 to 100,584, the accelerator has 18 bits"),
+        ([conv(0, ONE)], 40, {"loop_bits": 6}, r"at most 31 rows and .* \(loop_bits 6\)"),
+        ([conv(0, np.ones((4, 1, 1, 500), np.int64))], 2, {"loop_bits": 6, "rows": 1},
+         "loop_bits must be at least 9 for layer 'layer0', not 6"),
         ([], 2, {}, "must have at least one operation"),
     ],
 )  # fmt: skip
@@ -165,6 +189,53 @@ def test_what_cannot_run_is_refused(operations, side, options, message):
     shapes = [(1, side, 4)] * (len(operations) + 1)
     with pytest.raises(UserError, match=message):
         compile_network(network(operations, *shapes), accelerator(**options))
+
+
+@pytest.mark.parametrize("layout", ["packed", "aligned"])
+def test_weights_stay_in_their_buffers(layout):
+    """The second sample's program loads activations only, and is as right."""
+    config = accelerator(rows=8, layout=layout, weight_buffer=4096)
+    rng = np.random.default_rng(4)
+    first = conv(0, rng.integers(-99, 99, (9, 3, 3, 5)), padding=(1, 1, 1, 1))
+    pool = Pool("pool", ("t1",), "t2", KEEP, "max", (2, 2), (2, 2))
+    last = conv(2, rng.integers(-99, 99, (6, 2, 2, 9)), None)
+    net = network([first, pool, last], (4, 4, 5), (4, 4, 9), (2, 2, 9), (1, 1, 6))
+    compiled = compile_network(net, config)
+    inputs = rng.integers(-128, 128, (3, 4, 4, 5))
+    golden = run_network(net, inputs)
+    with CompiledModel(emit_verilog(Accelerator(config)), config.name) as model:
+        for i, sample in enumerate(inputs):
+            program = compiled.program(sample, every_layer=True, resident=i > 0)
+            loads = [command for command in program.commands if isinstance(command, Load)]
+            assert ({load.buffer for load in loads} == {"activation"}) == (i > 0)
+            answer = program.read_answer(model.exchange(program.beats()))
+            assert answer.cycles == cycles_of(program)
+            for name, values in compiled.outputs(answer, every_layer=True).items():
+                np.testing.assert_array_equal(values, golden[name][i], name)
+
+
+def test_weights_that_do_not_stay_must_be_loaded():
+    compiled = compile_network(network([conv(0, ONE), conv(1, ONE)], *[(1, 2, 4)] * 3),
+                               accelerator(weight_buffer=16))  # fmt: skip
+    with pytest.raises(ValueError, match="must fit the buffers at once to stay in them"):
+        compiled.program(np.zeros((1, 2, 4), np.int64), resident=True)
+
+
+def test_codes_right_after_sums():
+    """What post-processing makes of sums that leave as they are does not reach the next run."""
+    config = accelerator()
+    sample = np.ones((1, 2, 4), np.int64)
+    program = compile_network(network([conv(0, ONE, None)], *[(1, 2, 4)] * 2), config).program(
+        sample
+    )
+    run = program.commands[-1]
+    assert isinstance(run, Run)
+    codes = Run({**run.registers, "mode": run.registers["mode"] - (1 << MODES["raw"])})
+    program = replace(program, commands=[*program.commands, codes])
+    with CompiledModel(emit_verilog(Accelerator(config)), config.name) as model:
+        answer = program.read_answer(model.exchange(program.beats(), patience=1000))
+    assert answer.cycles == cycles_of(program)
+    assert (answer.parts[0].ravel()[:4] == 4).all()
 
 
 def test_an_output_that_is_read_is_refused():

@@ -33,10 +33,16 @@ CONFIGS = {
         "pe": "int8", "rows": 4, "cols": 4, "activation_buffer": 1000, "weight_buffer": 900,
         "accumulator_buffer": 640, "parameter_buffer": 700,
     },
-    # Wide beats; granules are smaller than a vector, and a weight takes two beats.
+    # Wide beats; words of activations are smaller than a vector, and a weight takes two beats.
     "int8 shift 128": {
         "pe": "int8", "rows": 6, "cols": 18, "requantize": "shift", "stream_bits": 128,
         "activation_buffer": 1024, "weight_buffer": 2048, "accumulator_buffer": 1440,
+        "parameter_buffer": 700,
+    },
+    # A word of activations takes two beats; registers are narrow.
+    "int8 aligned": {
+        "pe": "int8", "rows": 16, "cols": 4, "layout": "aligned", "loop_bits": 6, "register_sets": 1,
+        "activation_buffer": 1000, "weight_buffer": 900, "accumulator_buffer": 640,
         "parameter_buffer": 700,
     },
     "int8 os": {
@@ -69,11 +75,11 @@ class Rules:
         self.words = (config.activation_words, config.weight_words, config.parameter_words)
         self.beats = tuple(
             -(-bits // config.stream_bits)
-            for bits in (config.granule_bits, config.weight_bits, config.parameter_bits)
+            for bits in (config.activation_bits, config.weight_bits, config.parameter_bits)
         )
         self.widths = list(register_widths(config).items())
         self.mode = list(register_widths(config)).index("mode")
-        #: Granules of the activation buffer, where known.
+        #: Words of the activation buffer, where known.
         self.activations: list[bytes | None] = [None] * config.activation_words
 
     def commands(self, program: bytes) -> Iterator[int]:
@@ -86,9 +92,9 @@ class Rules:
             if word >> 56 == Opcode.LOAD:
                 at += ((word & MASK24) + 1) * self.beats[word >> 48 & 0x7F]
 
-    def granule(self, beats: bytes) -> bytes:
-        """Return what a STORE sends of a granule that was loaded."""
-        kept = int.from_bytes(beats, "little") & (1 << self.config.granule_bits) - 1
+    def stored(self, beats: bytes) -> bytes:
+        """Return what a STORE sends of a word that was loaded."""
+        kept = int.from_bytes(beats, "little") & (1 << self.config.activation_bits) - 1
         return kept.to_bytes(len(beats), "little")
 
     def expect(self, packet: bytes) -> Expected:
@@ -126,8 +132,7 @@ class Rules:
                         status = Status.TRUNCATED
                     if buffer == 0:
                         for i in range(len(data) // each):
-                            granule = self.granule(data[i * each : (i + 1) * each])
-                            self.activations[address + i] = granule
+                            self.activations[address + i] = self.stored(data[i * each :][:each])
             elif opcode == Opcode.RUN:
                 if word >> 32 & MASK24:
                     status = Status.ILLEGAL_COMMAND
@@ -143,8 +148,8 @@ class Rules:
                     status = Status.OUT_OF_RANGE
                 else:
                     found.stores += 1
-                    for granule in self.activations[address : address + count]:
-                        found.beats += self.split(granule, self.beats[0])
+                    for loaded in self.activations[address : address + count]:
+                        found.beats += self.split(loaded, self.beats[0])
             else:
                 status = Status.ILLEGAL_COMMAND
             if status != Status.OK:
@@ -152,10 +157,10 @@ class Rules:
                 break
         return found
 
-    def split(self, granule: bytes | None, beats: int) -> list[bytes | None]:
-        if granule is None:
+    def split(self, loaded: bytes | None, beats: int) -> list[bytes | None]:
+        if loaded is None:
             return [None] * beats
-        return [granule[i : i + self.size] for i in range(0, len(granule), self.size)]
+        return [loaded[i : i + self.size] for i in range(0, len(loaded), self.size)]
 
     def run(self, registers: dict[str, int], found: Expected) -> None:
         extents = [registers[f"extent_{i}"] + 1 for i in range(LOOPS)]
