@@ -22,7 +22,7 @@ from .store import Entry, Store, sha256
 from .targets import Family, FpgaTarget
 from .units import Unit
 
-__all__ = ["measure_fmax", "read_cells", "resources", "synthesize"]
+__all__ = ["measure_fmax", "read_cells", "read_timing", "resources", "synthesize", "tell_apart"]
 
 #: Higher than anything reaches, so that the router never rests; it is the same for every design.
 _GOAL_MHZ = 400
@@ -167,10 +167,10 @@ def route(store: Store, mapped: Entry, target: FpgaTarget, seed: int, *, seconds
         try:
             run_tool(router, arguments, folder, log="nextpnr.log", seconds=seconds)
         except JobFailed as error:
-            raise _told_apart(error) from error
+            raise tell_apart(error) from error
         report = _read(folder / "report.json")
         (folder / "ring.json").unlink()  # it is kept with the mapping
-        return _timing(report, target.family)
+        return read_timing(report, target.family)
 
     spec = {
         "job": "route on FPGA",
@@ -183,8 +183,8 @@ def route(store: Store, mapped: Entry, target: FpgaTarget, seed: int, *, seconds
     return store.run(spec, work)
 
 
-def _told_apart(error: JobFailed) -> JobFailed:
-    """Return the failure with the status that nextpnr's own sentence means."""
+def tell_apart(error: JobFailed) -> JobFailed:
+    """Return a failure of nextpnr with the status that its own sentence means."""
     sentence = str(error)
     for words, status in (
         ("Unable to place", "does-not-fit"),
@@ -211,7 +211,14 @@ def _read(path: Path) -> Any:
         raise JobFailed("failed", f"{path.name} is not JSON ({error})") from error
 
 
-def _timing(report: Mapping[str, Any], family: Family) -> dict[str, Any]:
+def read_timing(report: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """Return the clock, the slowest path and what is used, of a report of nextpnr.
+
+    Raises
+    ------
+    JobFailed
+        If it lacks anything, or has not one clock.
+    """
     try:
         ((clock, fmax),) = report["fmax"].items()
         (path,) = [

@@ -61,6 +61,10 @@ class Entry:
     result: dict[str, Any]
 
     def text(self, name: str) -> str:
+        """Return the content of a kept text file; raises what :meth:`data` does."""
+        return self.data(name).decode(errors="replace")
+
+    def data(self, name: str) -> bytes:
         """Return the content of a kept file.
 
         Raises
@@ -69,9 +73,7 @@ class Entry:
             If it cannot be read.
         """
         try:
-            return gzip.decompress((self.folder / f"{name}.gz").read_bytes()).decode(
-                errors="replace"
-            )
+            return gzip.decompress((self.folder / f"{name}.gz").read_bytes())
         except (OSError, EOFError, ValueError) as error:
             raise UserError(
                 f"store entry {self.folder} is damaged ({error}); remove the folder, and the "
