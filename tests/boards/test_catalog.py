@@ -1,0 +1,70 @@
+"""The boards: every one of amaranth-boards that open tools can build for, and nothing else."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+
+import amaranth_boards
+import pytest
+
+from boards.catalog import BOARDS, find_board, list_boards
+from boards.flow import CAPACITIES
+from hwgen.cli import main
+from hwgen.errors import UserError
+
+FIRST_CLASS = {
+    "icebreaker", "ice40_hx8k_b_evn", "ulx3s_25f", "ulx3s_85f", "orangecrab_r0_2_25f",
+    "colorlight_5a75b_r7_0", "tang_nano_9k",
+}  # fmt: skip
+
+
+def open_platforms() -> set[str]:
+    """Return module and class of each platform whose tools are IceStorm, Trellis or Apicula."""
+    found = set()
+    for module in pkgutil.iter_modules(amaranth_boards.__path__):
+        if module.ispkg:
+            continue
+        code = importlib.import_module(f"amaranth_boards.{module.name}")
+        for name, kind in inspect.getmembers(code, inspect.isclass):
+            if kind.__module__ != code.__name__ or name.startswith("_"):
+                continue
+            try:
+                toolchain = getattr(kind(), "toolchain", None)
+            except (TypeError, ValueError):  # a resource, or a part that Amaranth does not know
+                continue
+            if toolchain in ("IceStorm", "Trellis", "Apicula"):
+                found.add(f"{module.name}:{name}")
+    return found
+
+
+def test_every_board_with_open_tools_is_listed() -> None:
+    assert {board.platform_path for board in BOARDS.values()} == open_platforms()
+
+
+def test_first_class_boards() -> None:
+    assert {board.name for board in BOARDS.values() if board.first_class} == FIRST_CLASS
+
+
+@pytest.mark.parametrize("board", BOARDS.values(), ids=str)
+def test_a_board_describes_itself(board) -> None:
+    assert board.family in ("ice40", "ecp5", "gowin")
+    assert board.clock_hz > 1e6
+    assert board.size in CAPACITIES
+    assert board.target.router is not None
+    assert board.complete({"pe": "bnn64"})["requantize"] == "threshold"
+
+
+def test_unknown_board() -> None:
+    with pytest.raises(UserError, match=r"not 'ulx3s'; did you mean ulx3s_"):
+        find_board("ulx3s")
+
+
+def test_list(capsys) -> None:
+    assert main(["boards", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in entries] == list(BOARDS)
+    assert entries == list_boards()
+    assert main(["boards"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(BOARDS)
