@@ -1,1 +1,1 @@
-"""Boards: descriptions, tops, host link. Nothing stands here yet."""
+"""Boards: what they are, their bitstreams, the host link and its driver (docs/boards.md)."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.errors import UserError
 from pe_library import get_pe
 from pe_library.formats import Bipolar
@@ -24,24 +25,25 @@ __all__ = ["BOARDS", "DEFAULTS", "FITS", "Board", "find_board", "list_boards"]
 #: The largest arrays, as measured (`python benchmarks/boards.py --fits`).
 FITS = Path(__file__).with_name("fits.csv")
 
-#: What of an accelerator's configuration is not given, by the FPGA: its block RAM and its logic
-#: decide.
+_SMALL = {"loop_bits": 8, "register_sets": 1, "requantize": "shift"}
+_BUFFERS = ("activation_buffer", "weight_buffer", "accumulator_buffer", "parameter_buffer")
+#: What an accelerator gets that its user does not say, by the FPGA: buffers that its block RAM
+#: holds, and narrow loops where logic is scarce.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    device: dict(zip(("activation_buffer", "weight_buffer", "accumulator_buffer",
-                      "parameter_buffer", "requantize"), values, strict=True))
-    for device, values in {
-        "up5k": (2048, 4096, 1024, 512, "shift"),
-        "8k": (4096, 4096, 1024, 512, "shift"),
-        "1k": (1024, 1024, 256, 256, "shift"),
-        "12k": (16384, 32768, 8192, 4096, "multiplier"),
-        "25k": (16384, 32768, 8192, 4096, "multiplier"),
-        "45k": (32768, 65536, 16384, 8192, "multiplier"),
-        "85k": (65536, 131072, 32768, 16384, "multiplier"),
-        "GW1N-1": (1024, 1024, 256, 256, "shift"),
-        "GW1N-9C": (8192, 16384, 4096, 2048, "shift"),
-        "GW2A-18C": (16384, 32768, 8192, 4096, "shift"),
-    }.items()
-}  # fmt: skip
+    size: dict(zip(_BUFFERS, buffers, strict=True)) | rest
+    for size, buffers, rest in (
+        ("1k", (1024, 1024, 256, 256), _SMALL),
+        ("up5k", (2048, 4096, 1024, 512), _SMALL),
+        ("8k", (4096, 4096, 1024, 512), _SMALL),
+        ("12k", (16384, 32768, 8192, 4096), {}),
+        ("25k", (16384, 32768, 8192, 4096), {}),
+        ("45k", (32768, 65536, 16384, 8192), {}),
+        ("85k", (65536, 131072, 32768, 16384), {}),
+        ("GW1N-1", (1024, 1024, 256, 256), _SMALL),
+        ("GW1N-9C", (8192, 16384, 4096, 2048), _SMALL),
+        ("GW2A-18C", (16384, 32768, 8192, 4096), {"requantize": "shift"}),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class Board:
     def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options of an accelerator with what is not given as it suits the FPGA.
 
-        Bipolar activations are requantized by thresholds, one for each channel.
+        Bipolar activations are requantized by thresholds, one for each channel. Where logic is
+        scarce, activations are laid out aligned, if the array's shape allows it.
 
         Raises
         ------
@@ -145,6 +148,15 @@ class Board:
         if bipolar and "requantize" not in options:
             found["requantize"] = "threshold"
             found.setdefault("thresholds", 1)
+        if "register_sets" in DEFAULTS[self.size] and "layout" not in options:
+            try:
+                AcceleratorConfig.from_options({**found, "layout": "aligned"})
+            except (
+                TypeError,
+                ValueError,
+            ):  # what the shape does not allow, or what is wrong anyway
+                return found
+            found["layout"] = "aligned"
         return found
 
 

