@@ -96,7 +96,7 @@ def run_script(folder: Path, *files: str, answers: str = "") -> tuple[int, list[
 def test_every_board_is_a_part() -> None:
     for board in XILINX_BOARDS.values():
         assert re.fullmatch(r"(?i)xc(7[askz]|ku|zu)\w+-?\w+-\w+(-e)?", board.device), board.device
-        assert board.complete({"pe": "int8"})["requantize"] in ("shift", "multiplier")
+        assert "weight_buffer" in board.complete({"pe": "int8"})
     assert find_xilinx_board("arty_a7_35").device == "xc7a35ticsg324-1L"
     assert find_xilinx_board("arty_z7_20").device == "xc7z020clg400-1"
     assert {"arty_a7_35", "arty_a7_100", "nexys4_ddr", "ebaz4205"} <= set(TOPS)
