@@ -17,16 +17,7 @@ import numpy.typing as npt
 
 from hwgen.tiling import Beats
 
-from .verilator import (
-    FLAGS,
-    LEVELS,
-    cached,
-    compile_command,
-    content_key,
-    run_tool,
-    runtime,
-    verilator,
-)
+from .verilator import FLAGS, build_design, cached, compile_command, content_key, runtime
 
 __all__ = ["CompiledModel", "ProtocolError", "Sums", "build_model", "module_ports"]
 
@@ -55,10 +46,11 @@ def build_model(verilog: str, top: str, *, trace: bool = False) -> Path:
     """
     shared = ["verilated", "verilated_threads", *(["verilated_vcd_c"] if trace else [])]
     objects = runtime(shared, trace=trace)
-    verilate = ["--cc", "--prefix", "Vtop", "--top-module", top, *FLAGS, "-Wno-lint"]
-    verilate += ["--trace-vcd"] if trace else []
+    verilate = ["--trace-vcd"] if trace else []
     command = compile_command(trace=trace)
-    key = content_key(verilog, top, _HARNESS.read_bytes(), objects.name, *verilate, *command)
+    key = content_key(
+        verilog, top, _HARNESS.read_bytes(), objects.name, *FLAGS, *verilate, *command
+    )  # fmt: skip
     with cached(f"model-{key}") as (entry, building):
         if building is not None:
             (building / "top.v").write_text(verilog, encoding="utf-8")
@@ -68,26 +60,10 @@ def build_model(verilog: str, top: str, *, trace: bool = False) -> Path:
                 f"#define CLOCK(X) {'X(clk)' if 'clk' in members else ''}\n"
                 f"#define RESET(X) {'X(rst)' if 'rst' in members else ''}\n"
             )
-            program, env = verilator()
-            run_tool([[*program, *verilate, "-Mdir", ".", "top.v"]], building, env)
-            # Two units, so that set-up code, which runs once, is not optimized.
-            cold = [path.name for path in sorted(building.glob("Vtop*Slow*.cpp"))]
-            hot = [path.name for path in sorted(building.glob("Vtop*.cpp"))]
-            hot = [name for name in hot if name not in cold]
-            jobs = []
-            for level, sources in zip(LEVELS, ([*hot, str(_HARNESS)], cold), strict=True):
-                text = "".join(f'#include "{name}"\n' for name in ["shared.h", *sources])
-                (building / f"{level}.cpp").write_text(text)
-                header = f"-I{objects / level}"  # precompiled; must be found first
-                jobs.append([command[0], header, *command[1:], f"-{level}", "-c", f"{level}.cpp",
-                             "-o", f"{level}.o"])  # fmt: skip
-            run_tool(jobs, building)
-            linked = [f"{level}.o" for level in LEVELS]
-            linked += [str(objects / f"{name}.o") for name in shared]
-            run_tool([[command[0], "-shared", "-o", "model.so", *linked, "-lpthread"]], building)
-            for path in building.iterdir():
-                if path.name not in ("model.so", "top.v"):
-                    path.unlink()
+            build_design(
+                building, top, _HARNESS, "model.so", objects=objects, shared=shared,
+                verilate=verilate, trace=trace, link=["-shared"],
+            )  # fmt: skip
     return entry / "model.so"
 
 
