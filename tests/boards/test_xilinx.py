@@ -10,17 +10,12 @@ from typing import Any
 import pytest
 
 from boards.build import Build
+from boards.catalog import XILINX_BOARDS, find_board
 from boards.pll import settings
-from boards.xilinx import (
-    XILINX_BOARDS,
-    XilinxTop,
-    find_xilinx_board,
-    ip_files,
-    top_files,
-    write_xilinx,
-)
+from boards.xilinx import XilinxTop, ip_files, top_files, write_xilinx
 from hwgen.accelerator.axi import REGISTERS
 from hwgen.accelerator.config import AcceleratorConfig
+from hwgen.cli import main
 from hwgen.errors import UserError
 from testbench.tools import PROGRAMS, run_yosys
 from testbench.verilator import run_tool, verilator
@@ -42,6 +37,12 @@ OPTIONS = {
     "accumulator_buffer": 4096, "parameter_buffer": 2048, "requantize": "shift", "name": "mine",
 }  # fmt: skip
 CONFIG = AcceleratorConfig.from_options(OPTIONS)
+
+
+def build_of(board: str, **parameters: Any) -> Build:
+    return Build(board=find_board(board), config=CONFIG, options=OPTIONS, **parameters)
+
+
 TOPS = [name for name, board in XILINX_BOARDS.items() if board.has_top]
 
 #: What Vivado knows of what our scripts call: UG835, and `ipx` of UG1118.
@@ -97,8 +98,8 @@ def test_every_board_is_a_part() -> None:
     for board in XILINX_BOARDS.values():
         assert re.fullmatch(r"(?i)xc(7[askz]|ku|zu)\w+-?\w+-\w+(-e)?", board.device), board.device
         assert "weight_buffer" in board.complete({"pe": "int8"})
-    assert find_xilinx_board("arty_a7_35").device == "xc7a35ticsg324-1L"
-    assert find_xilinx_board("arty_z7_20").device == "xc7z020clg400-1"
+    assert find_board("arty_a7_35").device == "xc7a35ticsg324-1L"
+    assert find_board("arty_z7_20").device == "xc7z020clg400-1"
     assert {"arty_a7_35", "arty_a7_100", "nexys4_ddr", "ebaz4205"} <= set(TOPS)
     assert not {"arty_z7_20", "cora_z7_10", "kcu105"} & set(TOPS)
 
@@ -126,8 +127,8 @@ def test_clocks_keep_the_limits(source: float) -> None:
 
 @pytest.mark.parametrize("name", TOPS)
 def test_constraints_are_the_boards_pins(name: str) -> None:
-    board = find_xilinx_board(name)
-    build = Build(board=board, config=CONFIG, options=OPTIONS, hz=50e6)
+    board = find_board(name)
+    build = build_of(name, hz=50e6)
     platform = board.platform()
     plan = platform.build(XilinxTop(board, build.setting(), "core"), do_build=False)
     text = plan.files["top.xdc"]
@@ -152,7 +153,7 @@ def test_constraints_are_the_boards_pins(name: str) -> None:
 @pytest.fixture(scope="module")
 def arty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arty")
-    found = write_xilinx("arty_a7_35", CONFIG, OPTIONS, output=folder, hz=80e6)
+    found = write_xilinx(build_of("arty_a7_35", hz=80e6), folder)
     assert sorted(found["files"]) == sorted(path.name for path in folder.iterdir())
     return folder
 
@@ -207,7 +208,7 @@ def test_bitstream_is_written_if_the_clock_is_met(
 @pytest.fixture(scope="module")
 def zynq(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zynq")
-    found = write_xilinx("arty_z7_20", CONFIG, OPTIONS, output=folder)
+    found = write_xilinx(build_of("arty_z7_20"), folder)
     assert found["files"] == ["mine.v", "mine_ip.v", "mine_ooc.xdc", "ip.tcl", "mine.json"]
     return folder
 
@@ -276,7 +277,6 @@ def test_ip_of_any_part() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"board": "arty"}, r"^board must be one of arty_a7_35, .*, not 'arty'$"),
         ({"hz": 1e9}, r"^clock must be from 1 to 400 MHz, not 1000$"),
         ({"hz": 2e6}, r"^clock must be one that the PLL can make of 100 MHz, not 2 MHz; "),
         ({"baud": 1}, r"^baud must be .*, not 1$"),
@@ -286,19 +286,32 @@ def test_ip_of_any_part() -> None:
 def test_bad_arguments(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     options = OPTIONS | {name: arguments.pop(name) for name in ("name",) if name in arguments}
     config = AcceleratorConfig.from_options(options)
-    board = arguments.pop("board", "arty_a7_35")
+    board = find_board("arty_a7_35")
     with pytest.raises(UserError, match=message):
-        write_xilinx(board, config, options, output=tmp_path / "out", **arguments)
+        write_xilinx(
+            Build(board=board, config=config, options=options, **arguments), tmp_path / "out"
+        )
     assert not (tmp_path / "out").exists()
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["build", "--board", "arty_z7_20", "--pe", "int8", "--rows", "2", "--cols", "2"]
+    assert main([*words, "--auto-clock", "--output", str(tmp_path / "out")]) == 2
+    assert "--auto-clock must be left out for arty_z7_20: Vivado" in capsys.readouterr().err
+    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert "vivado -mode batch -source ip.tcl" in capsys.readouterr().out
+    assert (tmp_path / "out" / "int8_ip.v").exists()
+    assert main(["program", str(tmp_path / "out")]) == 2
+    assert "must be a folder that `hwgen build` wrote" in capsys.readouterr().err
 
 
 def test_files_are_not_replaced(zynq: Path) -> None:
     with pytest.raises(UserError, match=r"mine\.v.* exists; use --force to replace it$"):
-        write_xilinx("arty_z7_20", CONFIG, OPTIONS, output=zynq)
+        write_xilinx(build_of("arty_z7_20"), zynq)
 
 
 def test_top_files_are_the_same_again(arty: Path) -> None:
-    build = Build(board=find_xilinx_board("arty_a7_35"), config=CONFIG, options=OPTIONS, hz=80e6)
+    build = build_of("arty_a7_35", hz=80e6)
     files, _ = top_files(build)
     for name, text in files.items():
         assert (arty / name).read_text() == text, name
