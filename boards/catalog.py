@@ -32,7 +32,7 @@ __all__ = [
     "list_boards",
 ]
 
-#: The largest arrays, as measured (`python benchmarks/boards.py --fits`).
+#: The largest arrays, as `hwgen fit` found them; there is no such file yet.
 FITS = Path(__file__).with_name("fits.csv")
 
 _SMALL = {"loop_bits": 8, "register_sets": 1, "requantize": "shift"}
