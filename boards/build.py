@@ -14,6 +14,7 @@ from hwgen.errors import UserError
 from hwgen.generate import check_output, write_files
 from hwgen.verilog import emit_verilog, tool_versions
 from pe_library.checks import check_integer
+from pe_library.formats import Bipolar
 from synth.store import Entry, Store, sha256
 from testbench.tools import JobFailed, stop_all
 
@@ -33,6 +34,8 @@ __all__ = [
 BAUD = 1_000_000
 #: By how much the UART may miss it.
 _BAUD_ERROR = 0.02
+#: Cells of an array from which on modules are mapped one by one.
+_MANY_CELLS = 32
 #: Time limit of one run of one tool, in seconds.
 SECONDS = 7200
 
@@ -78,6 +81,15 @@ class Build:
             check_integer("seeds", self.seeds, 1, 100)
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
+
+    @property
+    def recipe(self) -> str:
+        """The family's recipe of mapping that is best for the PE, by `synth/tables/presets.csv`.
+
+        ABC9 takes carry cells as they are, and on ECP5 those of a popcount are worth giving up.
+        """
+        binary = isinstance(self.config.array.pe.activation, Bipolar)
+        return "abc" if binary and self.board.family == "ecp5" else "abc9"
 
     def setting(self, hz: float | None = None) -> Setting:
         """Return the clock nearest below ``hz``, or the wanted one."""
@@ -156,7 +168,11 @@ def map_build(
     board = build.board
     name, core = make_core(build, setting)
     top = make_top(board, setting, name, build.pins)
-    mapped = map_design(store, board, core, top, seconds=SECONDS)
+    array = build.config.array
+    mapped = map_design(
+        store, board, core, top, recipe=build.recipe, flat=array.rows * array.cols < _MANY_CELLS,
+        seconds=SECONDS,
+    )  # fmt: skip
     resources = count_resources(mapped, board)
     check_capacity(resources, board)
     return core, top, mapped, resources

@@ -55,6 +55,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     )
 }
 
+#: Words of a block RAM where it is widest.
+_LEAST_DEPTHS = {"ice40": 256, "ecp5": 512, "gowin": 512, "xc7": 512, "ultrascale": 512}
+
 
 @dataclass(frozen=True)
 class Board:
@@ -134,6 +137,11 @@ class Board:
         return _TARGETS[self.family](self)
 
     @property
+    def has_dsp(self) -> bool:
+        """Whether multipliers go to DSP blocks."""
+        return self.target.dsp
+
+    @property
     def size(self) -> str:
         """Which FPGA it is, of those that differ in what they hold: e.g. ``"up5k"``, ``"25k"``."""
         device = self.target.device
@@ -145,8 +153,10 @@ class Board:
     def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options of an accelerator with what is not given as it suits the FPGA.
 
-        Bipolar activations are requantized by thresholds, one for each channel. Where logic is
-        scarce, activations are laid out aligned, if the array's shape allows it.
+        Bipolar activations are requantized by thresholds, one for each channel. Activations are
+        laid out aligned, which needs far less logic, if the array's shape allows it. Buffers have
+        as many words as their block RAMs hold, a power of two, so that nothing need choose between
+        these. Where there are no DSP blocks, multipliers are Booth rows.
 
         Raises
         ------
@@ -154,19 +164,25 @@ class Board:
             If ``pe`` is none.
         """
         found = {**DEFAULTS[self.size], **options}
-        bipolar = "pe" in options and isinstance(get_pe(options["pe"]).activation, Bipolar)
-        if bipolar and "requantize" not in options:
-            found["requantize"] = "threshold"
-            found.setdefault("thresholds", 1)
-        if "register_sets" in DEFAULTS[self.size] and "layout" not in options:
+        if "pe" in options:
+            pe = get_pe(options["pe"])
+            if isinstance(pe.activation, Bipolar) and "requantize" not in options:
+                found["requantize"] = "threshold"
+                found.setdefault("thresholds", 1)
+            if "multiplier" in pe.parameters and not self.has_dsp:
+                found["pe_options"] = {"multiplier": "logic", **options.get("pe_options", {})}
+        for layout in ("aligned", "packed"):
+            chosen = {"layout": layout, **found}
             try:
-                AcceleratorConfig.from_options({**found, "layout": "aligned"})
-            except (
-                TypeError,
-                ValueError,
-            ):  # what the shape does not allow, or what is wrong anyway
-                return found
-            found["layout"] = "aligned"
+                config = AcceleratorConfig.from_options(chosen)
+            except (TypeError, ValueError):  # the shape does not allow it, or it is wrong anyway
+                continue
+            for name, (bits, words) in config.buffers.items():
+                buffer = f"{name}_buffer"
+                if buffer not in options:
+                    depth = max(1 << words.bit_length() - 1, _LEAST_DEPTHS[self.family])
+                    chosen[buffer] = bits * depth // 8
+            return chosen
         return found
 
 
@@ -282,6 +298,11 @@ class XilinxBoard(Board):
     def device(self) -> str:
         """The part, as Vivado calls it, e.g. ``xc7a35ticsg324-1L``."""
         return str(self.platform()._part)
+
+    @property
+    def has_dsp(self) -> bool:
+        """All of them have DSP blocks."""
+        return True
 
     @property
     def size(self) -> str:

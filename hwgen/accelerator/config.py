@@ -143,6 +143,11 @@ class AcceleratorConfig:
         return self.array.rows * self.array.pe.lanes
 
     @property
+    def value_bits(self) -> int:
+        """Width of what an activation's code stands for, signed: also of zero points and bounds."""
+        return self.array.pe.activation.bits + 1
+
+    @property
     def pads(self) -> bool:
         """Whether places outside of a tensor are read: bipolar codes have none for them."""
         return not isinstance(self.array.pe.activation, Bipolar)

@@ -14,8 +14,8 @@ from .registers import register_widths, registers_layout
 
 __all__ = ["Direct"]
 
-#: Widths of a code minus a zero point, and of what multiplies it: at most 2**31.
-FACTORS = (18, 32)
+#: Width of what multiplies a code minus a zero point: at most 2**31.
+FACTOR_BITS = 32
 
 
 class Direct(SharedComponent):
@@ -56,7 +56,7 @@ class Direct(SharedComponent):
         """Return the cycles from codes to sums, stalls left out."""
         if config.requantize != "multiplier":
             return 1 + 1  # centred, shifted
-        return 1 + Product.latency(*FACTORS) + 2 + RoundingShift.latency
+        return 1 + Product.latency(config.value_bits + 1, FACTOR_BITS) + 2 + RoundingShift.latency
 
     @property
     def definition(self) -> str:
@@ -80,15 +80,17 @@ class Direct(SharedComponent):
             second = self.i.payload.second
             return Mux(second, registers[f"{name}_1"], registers[f"{name}_0"])
 
-        zero = Signal(signed(17))
+        zero = Signal(signed(config.value_bits))
         left = Signal(5)
         m.d.comb += [zero.eq(chosen("direct_zero")), left.eq(chosen("direct_left"))]
         multiplies = config.requantize == "multiplier"
         # Cycles until the left shift; the right one is two later.
-        until = 1 + (Product.latency(*FACTORS) if multiplies else 0)
+        centred_bits = config.value_bits + 1
+        factors = (centred_bits, FACTOR_BITS)
+        until = 1 + (Product.latency(*factors) if multiplies else 0)
         left_then = delayed(m, advance, left, until)
         if multiplies:
-            factor = Signal(FACTORS[1])
+            factor = Signal(FACTOR_BITS)
             # Without a multiplier the factor is 1, which is 2**31 here.
             multiplier = chosen("direct_multiplier")
             with m.If(advance):
@@ -103,7 +105,7 @@ class Direct(SharedComponent):
             else:
                 assert isinstance(activation, Integer)
                 value = signed_value(code, activation)
-            centred = Signal(signed(FACTORS[0]), name=f"centred_{c}")
+            centred = Signal(signed(centred_bits), name=f"centred_{c}")
             with m.If(advance):
                 m.d.sync += centred.eq(value - zero)
             total = self.o.payload.sums.word_select(c, config.sum_bits)
@@ -111,7 +113,7 @@ class Direct(SharedComponent):
                 with m.If(advance):
                     m.d.sync += total.eq(centred << left_then)
                 continue
-            m.submodules[f"product_{c}"] = product = Product(*FACTORS)
+            m.submodules[f"product_{c}"] = product = Product(*factors)
             m.submodules[f"round_{c}"] = shift = RoundingShift(config.sum_bits)
             # ((v << left) * M + 2**30) >> 31 without the bits on the right that are zero
             shifted = Signal(signed(config.sum_bits + 1), name=f"shifted_{c}")

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
@@ -13,9 +13,6 @@ from .product import Product, RoundingShift, delayed, saturated
 from .registers import MODES, registers_layout
 
 __all__ = ["REQUANTIZERS", "Multiplier", "PostProcess", "Requantizer", "Shift", "Threshold"]
-
-#: What lies beyond this many bits stays out of bounds of 17 bits, whatever zero point is added.
-SCALED_BITS = 18
 
 
 class Requantizer(SharedComponent):
@@ -29,7 +26,7 @@ class Requantizer(SharedComponent):
         With the bias.
     parameters : In(...)
         Of the channel, bias left out; in the same cycle as ``sum``.
-    zero_point, low, high : In(signed(17))
+    zero_point, low, high : In(signed(value_bits))
         Added at the end; bounds of the code. Stable. Thresholds need none of them.
     code : Out(activation.bits)
         :meth:`latency` enabled cycles later.
@@ -45,10 +42,15 @@ class Requantizer(SharedComponent):
                 "en": In(1),
                 "sum": In(signed(config.sum_bits)),
                 "parameters": In(config.channel_bits - config.sum_bits),
-                **dict.fromkeys(self.bounds, In(signed(17))),
+                **dict.fromkeys(self.bounds, In(signed(config.value_bits))),
                 "code": Out(config.array.pe.activation.bits),
             }
         )
+
+    @property
+    def scaled_bits(self) -> int:
+        """Width beyond which a sum stays out of bounds, whatever zero point is added."""
+        return self.config.value_bits + 1
 
     @property
     def definition(self) -> str:
@@ -72,11 +74,11 @@ class Requantizer(SharedComponent):
 
     def _clamped(self, m: Module, scaled: Value) -> Value:
         """Return the scaled sum, with the zero point and within bounds, two registers later."""
-        small = Signal(signed(SCALED_BITS))
-        total = Signal(signed(SCALED_BITS + 1))
+        small = Signal(signed(self.scaled_bits))
+        total = Signal(signed(self.scaled_bits + 1))
         with m.If(self.en):
             m.d.sync += [
-                small.eq(saturated(scaled, SCALED_BITS)),
+                small.eq(saturated(scaled, self.scaled_bits)),
                 total.eq(small + self.zero_point),
             ]
         return Mux(total < self.low, self.low, Mux(total > self.high, self.high, total))
@@ -131,20 +133,29 @@ class Shift(Requantizer):
 
     def stages(self, m: Module) -> Value:
         shift = self.parameters.as_signed()
-        # A shift to the left by n is one to the right by 31 - n, of 2**31 times the sum.
-        far = 31
-        left = Cat(Const(0, far), saturated(self.sum, SCALED_BITS)).as_signed()
-        bits = max(len(self.sum), len(left))
-        m.submodules.round = rounding = RoundingShift(bits)
+        m.submodules.round = rounding = RoundingShift(len(self.sum))
         with m.If(self.en):
             m.d.sync += [
-                rounding.value.eq(Mux(shift < 0, left, self.sum)),
-                rounding.right.eq(Mux(shift < 0, shift + far, shift)),
+                rounding.value.eq(self.sum),
+                rounding.right.eq(Mux(shift < 0, 0, shift)),
                 # To the even one: upwards if the result, rounded down, is odd.
                 rounding.up.eq(self.sum.bit_select(shift[:5], 1)),
             ]
         m.d.comb += rounding.en.eq(self.en)
-        return self._clamped(m, rounding.result)
+        # To the left: only what stays small matters, and all but 0 grows beyond with the longest.
+        bits = self.scaled_bits
+        small = Signal(signed(bits))
+        left = Signal(range(bits))
+        shifted = Signal(signed(bits))
+        with m.If(self.en):
+            m.d.sync += [
+                small.eq(saturated(self.sum, bits)),
+                left.eq(Mux(-shift < bits - 1, -shift, bits - 1)),
+                shifted.eq(saturated(small << left, bits)),
+            ]
+        to_left = delayed(m, self.en, shift[-1], 1 + RoundingShift.latency)
+        at_end = delayed(m, self.en, shifted, RoundingShift.latency - 1).as_signed()
+        return self._clamped(m, Mux(to_left, at_end, rounding.result))
 
 
 class Threshold(Requantizer):

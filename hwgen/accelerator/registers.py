@@ -104,11 +104,11 @@ def register_widths(config: AcceleratorConfig) -> dict[str, int]:
     widths["parameter_base"] = (config.parameter_words - 1).bit_length()
     widths["mode"] = len(MODES)
     if config.requantize != "threshold":
-        widths |= {"zero_point": 17, "low": 17, "high": 17}
+        widths |= dict.fromkeys(("zero_point", "low", "high"), config.value_bits)
     if not config.pads:
         return widths
     for i in range(2):
-        widths |= {f"direct_zero_{i}": 17, f"direct_left_{i}": 5}
+        widths |= {f"direct_zero_{i}": config.value_bits, f"direct_left_{i}": 5}
         if config.requantize == "multiplier":
             widths |= {f"direct_multiplier_{i}": 31, f"direct_right_{i}": 5}
     return widths

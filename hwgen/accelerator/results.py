@@ -17,12 +17,10 @@ __all__ = ["Results", "Serializer"]
 class Serializer(SharedComponent):
     """Sends words in as many beats as each has, lowest bits first; one beat a cycle.
 
-    While one is sent, one more is taken, so that ``i.ready`` comes from a register.
-
     Members
     -------
     i : In(stream of {data, beats})
-        ``beats``: beats minus 1.
+        ``beats``: beats minus 1. ``ready`` with the last beat of the word before.
     o : Out(stream)
     """
 
@@ -42,26 +40,17 @@ class Serializer(SharedComponent):
         m = Module()
         rest = Signal(self.beats * self.beat)
         left = Signal(max(1, ceil_log2(self.beats)))
-        waiting = Signal.like(self.i.payload)
-        waits = Signal()
-        following = Signal.like(self.i.payload)
-        free = Signal()  # for the word that follows
         m.d.comb += [
-            following.eq(Mux(waits, waiting, self.i.payload)),
-            free.eq(~self.o.valid | (self.o.ready & (left == 0))),
-            self.i.ready.eq(~waits),
+            self.i.ready.eq(~self.o.valid | (self.o.ready & (left == 0))),
             self.o.payload.eq(rest[: self.beat]),
         ]
-        m.d.sync += waits.eq((self.i.valid | waits) & ~free)
-        with m.If(~waits):
-            m.d.sync += waiting.eq(self.i.payload)
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += [rest.eq(rest >> self.beat), left.eq(left - 1)]
-        with m.If(free):
+        with m.If(self.i.ready):
             m.d.sync += [
-                rest.eq(following.data),
-                left.eq(following.beats),
-                self.o.valid.eq(self.i.valid | waits),
+                rest.eq(self.i.payload.data),
+                left.eq(self.i.payload.beats),
+                self.o.valid.eq(self.i.valid),
             ]
         return m
 
@@ -85,15 +74,16 @@ class Results(SharedComponent):
     store : In(1), store_addr, store_last : In
         Begin a store; first and last word.
     read_en, read_addr, read_data
-        Port of the activation buffer, by words; data are wanted in the cycle after.
+        Port of the activation buffer, by words; data are wanted from the cycle after until the next
+        ``read_en``.
     o : Out(stream)
         To the host.
     busy, storing : Out(1)
         Whether results of the run are to come, or beats are left; whether a store is going on.
     """
 
-    #: Cycles from ``store`` to its first word at the serializer: begun, read, registered.
-    store_latency = 3
+    #: Cycles from ``store`` to its first word at the serializer: begun, read.
+    store_latency = 2
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -168,31 +158,35 @@ class Results(SharedComponent):
             with m.Elif(self.i.valid & self.i.ready & ~wanted):
                 m.d.sync += dropped.eq(dropped + 1)
         offered = Signal()
+        # To the host, one result more is taken while one is sent: so `ready` comes from a register.
+        waiting = Signal.like(self.i.payload)
+        waits = Signal()
+        to_send = Signal()
         m.d.comb += [
             offered.eq(self.i.valid & wanted),
-            self.i.ready.eq(serializer.i.ready),
+            self.i.ready.eq(~waits),
             nest.next.eq(offered & self.i.ready),
             self.write_en.eq(offered & ~to_host),
             self.write_addr.eq(nest.out),
             self.write_data.eq(self.i.payload[: self.code_bits]),
+            to_send.eq((offered & to_host) | waits),
             self.busy.eq(nest.valid | serializer.o.valid),
         ]
+        m.d.sync += waits.eq(to_send & ~serializer.i.ready)
+        with m.If(~waits):
+            m.d.sync += waiting.eq(self.i.payload)
 
         read = Signal()  # a word is at read_data
-        held = Signal()  # one is in the register behind it
-        word = Signal.like(self.read_data)
         ended = Signal()  # the last word is read
-        m.d.comb += self.read_en.eq(self.storing & ~ended & ~read & (~held | serializer.i.ready))
-        m.d.sync += read.eq(self.read_en)
+        m.d.comb += self.read_en.eq(self.storing & ~ended & ~read)
         with m.If(self.read_en):
             m.d.sync += [
+                read.eq(1),
                 self.read_addr.eq(self.read_addr + 1),
                 ended.eq(self.read_addr == self.store_last),
             ]
-        with m.If(read):
-            m.d.sync += [word.eq(self.read_data), held.eq(1)]
-        with m.Elif(held & serializer.i.ready):
-            m.d.sync += [held.eq(0), self.storing.eq(~ended)]
+        with m.Elif(serializer.i.ready):
+            m.d.sync += [read.eq(0), self.storing.eq(self.storing & ~(read & ended))]
         with m.If(self.store):
             m.d.sync += [self.storing.eq(1), self.read_addr.eq(self.store_addr), ended.eq(0)]
 
@@ -203,14 +197,14 @@ class Results(SharedComponent):
         ]
         with m.If(self.storing):
             m.d.comb += [
-                serializer.i.valid.eq(held),
-                serializer.i.payload.data.eq(word),
+                serializer.i.valid.eq(read),
+                serializer.i.payload.data.eq(self.read_data),
                 serializer.i.payload.beats.eq(self.beats(len(self.read_data)) - 1),
             ]
         with m.Else():
             m.d.comb += [
-                serializer.i.valid.eq(offered & to_host),
-                serializer.i.payload.data.eq(self.i.payload),
+                serializer.i.valid.eq(to_send),
+                serializer.i.payload.data.eq(Mux(waits, waiting, self.i.payload)),
                 serializer.i.payload.beats.eq(
                     Mux(raw, self.beats(len(self.i.payload)), self.beats(self.code_bits)) - 1
                 ),

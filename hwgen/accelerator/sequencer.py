@@ -27,7 +27,8 @@ class Sequencer(SharedComponent):
     i : In(stream of {data, last}), o : Out(stream of {data, last})
         Program and closing beat. ``o`` is offered while nothing is running.
     start : Out(1), running : In(1)
-        Begin a run, one cycle after its registers; whether it, or a store, is going on.
+        Begin a run, one cycle after its registers; whether it, or a store, is going on. Who waits
+        for its end knows it a cycle later.
     registers : Out(struct)
         Of the present run.
     load_mask : Out(buffers)
@@ -40,6 +41,9 @@ class Sequencer(SharedComponent):
     status : Out(8), cycles : Out(56), idle : Out(1)
         Of the last program; whether no program is going on.
     """
+
+    #: Cycles from the end of a run or store to when commands know of it.
+    latency = 1
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -89,7 +93,8 @@ class Sequencer(SharedComponent):
         whole = Signal()  # the buffer takes whole words
         beats = Array([self.beats[name] - 1 for name in BUFFERS])
         ending = Signal()  # the program's last beat was taken
-        busy = Signal()
+        busy = Signal()  # from the cycle after a RUN or STORE to the one after its end
+        begins = Signal()
 
         # A beat is decoded as it comes, and executed in a later cycle.
         beat = Signal.like(self.i.payload)
@@ -112,7 +117,6 @@ class Sequencer(SharedComponent):
             ]
         opcode, number, address, count, value = _fields(beat.data)
         m.d.comb += [
-            busy.eq(self.running | self.start | self.store),
             self.status.eq(status),
             self.cycles.eq(cycles),
             self.idle.eq(~begun),
@@ -124,6 +128,7 @@ class Sequencer(SharedComponent):
         before = Signal(len(self.load_data) - self.config.stream_bits)  # beats of a word, but one
         m.d.comb += self.load_data.eq(Cat(before, beat.data))
         m.d.sync += [self.start.eq(0), self.store.eq(0)]
+        m.d.sync += busy.eq(self.running | self.start | self.store | begins)
         with m.If(begun & ~self.o.valid):
             m.d.sync += cycles.eq(cycles + 1)
 
@@ -151,11 +156,13 @@ class Sequencer(SharedComponent):
                                 with m.If(value != check):
                                     m.d.comb += error.eq(Status.WRONG_CHECK)
                                 with m.Else():
+                                    m.d.comb += begins.eq(1)
                                     m.d.sync += self.start.eq(1)
                                     if not waits_for_set:
                                         m.d.sync += self.registers.eq(staged)
                             m.d.sync += check.eq(0)
                         with m.Case(Opcode.STORE):
+                            m.d.comb += begins.eq(wrong == Status.OK)
                             m.d.sync += [
                                 self.store.eq(wrong == Status.OK),
                                 self.store_addr.eq(address),

@@ -18,6 +18,7 @@ from hwgen.accelerator.direct import Direct
 from hwgen.accelerator.postprocess import PostProcess
 from hwgen.accelerator.registers import loops_of
 from hwgen.accelerator.results import Results
+from hwgen.accelerator.sequencer import Sequencer
 from hwgen.accelerator.streamers import ActivationStreamer, WeightStreamer
 
 from .program import Load, Program, Run, Store
@@ -123,29 +124,31 @@ def spans(program: Program) -> Iterator[Span]:
         "weight": program.beats_of(config.weight_bits),
         "parameter": program.beats_of(config.parameter_bits),
     }
-    now, idle = 0, 0  # the last beat taken; the last cycle of the run before
+    now, free = 0, 0  # the last beat taken; the last cycle in which a command would wait
     for command, sets in program.sets_before_runs():
         if sets and config.register_sets == 1:
-            now = max(now, idle)
+            now = max(now, free)
         now += len(sets)
         if isinstance(command, Run):
-            now = max(now, idle) + 1
-            idle = now + run_cycles(program, command)
-            yield Span(now, idle)
+            now = max(now, free) + 1
+            ended = now + run_cycles(program, command)
+            free = ended + Sequencer.latency
+            yield Span(now, ended)
         elif isinstance(command, Store):
-            now = max(now, idle) + 1
+            now = max(now, free) + 1
             each = program.beats_of(config.activation_bits)
             first = now + 1 + Results.store_latency
-            idle = first + each + (command.words - 1) * max(2, each)
-            yield Span(now, idle)
+            ended = first + each + (command.words - 1) * max(2, each)
+            free = ended + Sequencer.latency
+            yield Span(now, ended)
         else:
             assert isinstance(command, Load)
             if command.wait or command.buffer == "activation":
-                now = max(now, idle)
+                now = max(now, free)
             start = now + 1
             now = start + len(command.data) * words[command.buffer]
             yield Span(start, now)
-    end = max(now, idle) + 1
+    end = max(now, free) + 1
     yield Span(end, end)
 
 
