@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.errors import UserError
@@ -56,8 +56,9 @@ class Build:
         Bits a second of the UART.
     seeds : int
         Seeds of nextpnr that are tried, 1 to this many.
-    pins : pair of str, optional
-        The package's pins of rx and tx, instead of the board's UART.
+    pins : mapping of str, optional
+        The package's pins of a UART (rx, tx) or of SPI (sck, mosi, cs, miso), instead of the
+        board's UART.
 
     Raises
     ------
@@ -71,7 +72,7 @@ class Build:
     hz: float | None = None
     baud: int = BAUD
     seeds: int = 3
-    pins: tuple[str, str] | None = None
+    pins: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.hz is not None and not 1e6 <= self.hz <= 400e6:
@@ -81,6 +82,11 @@ class Build:
             check_integer("seeds", self.seeds, 1, 100)
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
+
+    @property
+    def transport(self) -> Literal["uart", "spi"]:
+        """The way to the host."""
+        return "spi" if self.pins is not None and "sck" in self.pins else "uart"
 
     @property
     def recipe(self) -> str:
@@ -97,7 +103,9 @@ class Build:
         return choose_setting(self.board.family, self.board.clock_hz, wanted)
 
     def divisor(self, setting: Setting) -> int:
-        """Return the clock cycles of a bit of the UART."""
+        """Return the clock cycles of a bit of the UART; SPI has none."""
+        if self.transport == "spi":
+            return 4
         divisor = max(4, round(setting.hz / self.baud))
         real = setting.hz / divisor
         if abs(real / self.baud - 1) > _BAUD_ERROR:
@@ -149,7 +157,7 @@ Say = Callable[[str], None]
 def make_core(build: Build, setting: Setting) -> tuple[str, str]:
     """Return the name of the core's module, and its Verilog."""
     core = BoardCore(
-        build.config, divisor=build.divisor(setting), clock_hz=round(setting.hz),
+        build.config, build.transport, divisor=build.divisor(setting), clock_hz=round(setting.hz),
         board=build.board.name[:16], options=build.options,
     )  # fmt: skip
     return core.definition, emit_verilog(core)
@@ -350,6 +358,7 @@ def write_build(
 def describe_design(build: Build, setting: Setting) -> dict[str, Any]:
     """Describe what is built, as plain data."""
     divisor = build.divisor(setting)
+    uart = {"baud": setting.hz / divisor, "divisor": divisor}
     macs = build.config.array.macs_per_cycle
     return {
         "board": build.board.name,
@@ -358,8 +367,8 @@ def describe_design(build: Build, setting: Setting) -> dict[str, Any]:
         "configuration_sha256": build.config.digest,
         "options": dict(build.options),
         "clock_hz": setting.hz,
-        "baud": setting.hz / divisor,
-        "divisor": divisor,
+        "link": build.transport,
+        **(uart if build.transport == "uart" else {}),
         "macs_per_cycle": macs,
         "gops_peak": 2 * macs * setting.hz / 1e9,
     }

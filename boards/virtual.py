@@ -169,6 +169,11 @@ def serve(folder: Path) -> None:
         If the folder does not hold such a build, or it cannot be simulated.
     """
     description = read_build(folder)
+    if description.get("link") == "spi":
+        raise UserError(
+            f"{folder} must be a build with a UART to be served behind a pseudo-terminal; it has "
+            "SPI: build it without --spi-pins"
+        )
     sources = [folder / "core.v"]
     pins = {"clock" if name == "clk" else name: port for name, port in description["pins"].items()}
     if pins["clock"]:

@@ -21,7 +21,11 @@ def add_commands(add: Add) -> None:
     command = add("boards", _boards, "List the boards that open tools can build for.")
     command.add_argument("--json", action="store_true", help="print JSON")
 
-    command = add("build", _build, "Make the bitstream of an accelerator for a board.")
+    command = add(
+        "build", _build,
+        "Make the bitstream of an accelerator for a board: without a configuration, of our own "
+        "design for it.",
+    )  # fmt: skip
     _add_board(command)
     command.add_argument("--auto-clock", action="store_true",
                          help="the highest clock that the best of the seeds meets")  # fmt: skip
@@ -51,6 +55,8 @@ def _add_board(command: argparse.ArgumentParser) -> None:
                          help="of the UART (1000000)")  # fmt: skip
     command.add_argument("--uart-pins", metavar="RX,TX",
                          help="pins of the FPGA, instead of the board's UART")  # fmt: skip
+    command.add_argument("--spi-pins", metavar="SCK,MOSI,MISO,CS",
+                         help="pins of the FPGA: SPI in place of a UART")  # fmt: skip
     command.add_argument("--store", metavar="DIR",
                          help="where finished steps are kept (.hwgen/store)")  # fmt: skip
 
@@ -80,18 +86,15 @@ def _build_of(arguments: argparse.Namespace, **shape: int) -> "Build":
     """Return what the flags describe."""
     from boards.build import Build
     from boards.catalog import find_board
+    from boards.designs import designs_of
     from hwgen.accelerator.config import AcceleratorConfig
 
     board = find_board(arguments.board)
     options: dict[str, Any] = {**shape, **options_of(arguments)}
-    pins = None
-    if arguments.uart_pins is not None:
-        rx, comma, tx = arguments.uart_pins.partition(",")
-        if not (rx and comma and tx) or rx == tx:
-            raise UserError(
-                f"--uart-pins must be two pins of the FPGA, RX,TX, not {arguments.uart_pins!r}"
-            )
-        pins = (rx, tx)
+    clock = arguments.clock
+    if not options and (designs := designs_of(board)):
+        options = designs[0].options
+        clock = designs[0].clock_mhz if clock is None and not arguments.auto_clock else clock
     try:
         options = board.complete(options)
         config = AcceleratorConfig.from_options(options)
@@ -99,8 +102,27 @@ def _build_of(arguments: argparse.Namespace, **shape: int) -> "Build":
         raise UserError(str(error)) from error
     return Build(
         board=board, config=config, options=options, baud=arguments.baud, seeds=arguments.seeds,
-        hz=None if arguments.clock is None else arguments.clock * 1e6, pins=pins,
+        hz=None if clock is None else clock * 1e6, pins=_pins(arguments),
     )  # fmt: skip
+
+
+def _pins(arguments: argparse.Namespace) -> dict[str, str] | None:
+    """Return the pins that the flags name, if they do."""
+    given: dict[str, str] = {}
+    for flag, names in (("uart_pins", "rx,tx"), ("spi_pins", "sck,mosi,miso,cs")):
+        text = getattr(arguments, flag)
+        if text is None:
+            continue
+        pins = text.split(",")
+        if len(pins) != len(names.split(",")) or not all(pins) or len(set(pins)) < len(pins):
+            raise UserError(
+                f"--{flag.replace('_', '-')} must be {names.count(',') + 1} pins of the FPGA, "
+                f"{names.upper()}, not {text!r}"
+            )
+        given |= dict(zip(names.split(","), pins, strict=True))
+    if len(given) > 4:
+        raise UserError("--uart-pins must be left out with --spi-pins")
+    return given or None
 
 
 def _store(arguments: argparse.Namespace) -> Any:
@@ -136,7 +158,7 @@ def _write_xilinx(arguments: argparse.Namespace, build: "Build") -> int:
     """Write sources for Vivado, which makes the bitstream."""
     from boards.xilinx import write_xilinx
 
-    for name in ("auto_clock", "uart_pins"):
+    for name in ("auto_clock", "uart_pins", "spi_pins"):
         if getattr(arguments, name):
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} must be left out for {build.board.name}: Vivado routes it")

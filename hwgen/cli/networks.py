@@ -48,7 +48,7 @@ def add_commands(add: Add) -> None:
     command.add_argument("--simulate", action="store_true",
                          help="in a cycle-accurate simulation of the Verilog")  # fmt: skip
     command.add_argument("--port", metavar="P",
-                         help="on the board at this serial port")  # fmt: skip
+                         help="on the board at this serial port, or spi:BUS.DEV[:HZ]")  # fmt: skip
     command.add_argument("--baud", type=integer, default=1_000_000, metavar="RATE",
                          help="of the board's bitstream (1000000)")  # fmt: skip
     command.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS",

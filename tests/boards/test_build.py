@@ -10,6 +10,7 @@ import pytest
 import boards.build
 from boards.build import Build, build_auto, read_build, to_toml
 from boards.catalog import BOARDS, XILINX_BOARDS, find_board
+from boards.designs import all_designs, designs_of
 from boards.flow import check_capacity, kit_of
 from boards.pll import settings
 from boards.program import LOADER_BOARDS, loader_command
@@ -91,7 +92,9 @@ def test_a_damaged_build(built: Path, tmp_path: Path, capsys) -> None:
         (["--clock", "24", "--baud", "11000000"], "baud must be within 2 % of the core clock"),
         (["--baud", "1"], "baud must be an integer from 300 to 12000000, not 1"),
         (["--seeds", "0"], "seeds must be an integer from 1 to 100, not 0"),
-        (["--uart-pins", "A1"], "--uart-pins must be two pins of the FPGA, RX,TX, not 'A1'"),
+        (["--uart-pins", "A1"], "--uart-pins must be 2 pins of the FPGA, RX,TX, not 'A1'"),
+        (["--spi-pins", "A1,A2,A1,A3"], "--spi-pins must be 4 pins of the FPGA, SCK,MOSI,MISO,CS"),
+        (["--uart-pins", "A1,A2", "--spi-pins", "B1,B2,B3,B4"], "--uart-pins must be left out"),
         (["--auto-clock", "--clock", "24"], "--auto-clock must be given without --clock"),
         (["--pe", "int9"], "int9"),
         (["--rows", "0"], "rows must be an integer from 1 to 1024, not 0"),
@@ -194,6 +197,26 @@ def test_a_top_has_its_pins(board) -> None:
             assert top.pins[name] in top.verilog
         assert ("pll" in top.verilog) == bool(setting.parameters)
     assert kit_of(board).bitstream.startswith("top.")
+
+
+def test_a_build_without_a_configuration_is_our_own_design(tmp_path: Path, monkeypatch) -> None:
+    built = []
+    monkeypatch.setattr(boards.build, "write_build", lambda build, *_, **__: built.append(build))
+    with pytest.raises(TypeError):  # nothing was built that could be printed
+        main(["build", "--board", "icebreaker", "--output", str(tmp_path / "out")])
+    design = designs_of(BOARDS["icebreaker"])[0]
+    assert built[0].hz == design.clock_mhz * 1e6
+    assert design.options.items() <= built[0].options.items()
+
+
+def test_designs_are_of_first_class_boards_and_valid() -> None:
+    assert {d.board for d in all_designs()} == {b for b in BOARDS.values() if b.first_class}
+    for design in all_designs():
+        options = design.board.complete(design.options)
+        config = AcceleratorConfig.from_options(options)
+        build = Build(board=design.board, config=config, options=options, hz=design.clock_mhz * 1e6)
+        assert build.setting().hz == pytest.approx(design.clock_mhz * 1e6, rel=1e-3)
+        assert build.divisor(build.setting()) >= 4
 
 
 def test_toml_is_read_back() -> None:

@@ -316,5 +316,17 @@ def test_spi_device_disappears():
         Accelerator(SpiLine(Gone()))
 
 
+@pytest.mark.parametrize(
+    ("port", "sentence"),
+    [
+        ("spi:0", r"port must be spi:BUS.DEVICE or spi:BUS.DEVICE:HZ, not spi:0$"),
+        ("spi:0.99", r"spidev must be installed|must be an SPI controller of this machine"),
+    ],
+)
+def test_spi_port_that_is_none(port, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Accelerator.open(port)
+
+
 def test_digest_is_of_the_whole_configuration():
     assert replace(CONFIG, weight_buffer=4096).digest[:32] != CONFIG.digest[:32]

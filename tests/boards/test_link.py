@@ -2,11 +2,14 @@
 """The link's RTL, bit by bit on its line, against what `frames.py` says."""
 
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
+import boards
+from boards.catalog import BOARDS
 from boards.host import SpiLine
 from boards.link.core import BoardCore
 from boards.link.frames import (
@@ -26,6 +29,8 @@ from boards.link.frames import (
 from boards.link.session import Session
 from boards.link.testing import EchoCore, FaultyLine, LockstepLine, SimulatedSpi, uart_wave
 from boards.link.uart import UartReceiver, UartTransmitter
+from boards.pll import choose_setting
+from boards.top import make_top
 from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.compiler.program import Load, Program, Store
 from hwgen.errors import UserError
@@ -389,6 +394,30 @@ def test_exchange_over_spi():
     session = Session(SpiLine(SimulatedSpi(CompiledModel(emit_verilog(core), core.definition))))
     sent = packets(np.random.default_rng(6), 3, 400)
     assert list(session.exchange(sent)) == sent
+
+
+def test_exchange_over_the_spi_of_a_whole_top():
+    board = BOARDS["icebreaker"]
+    core = EchoCore(CONFIG, "spi", clock_hz=12e6, board="spi", timeout=TIMEOUT)
+    pins = {"sck": "4", "mosi": "2", "miso": "47", "cs": "45"}
+    top = make_top(board, choose_setting("ice40", 12e6, 12e6), core.definition, pins)
+    for name, pin in pins.items():
+        assert f"set_io {top.pins[name]} {pin}" in top.constraints
+    wires = ", ".join(f".{top.pins[name]}(pad_{name})" for name in pins)
+    ports = "input clk, rst, sck, mosi, cs, output miso"
+    pads_of = "; ".join(f"wire pad_{name} = {name}" for name in ("clk", "sck", "mosi", "cs"))
+    instance = f"top top(.{top.pins['clk']}(pad_clk), {wires});"
+    bench = (
+        f"module bench({ports});\n{pads_of}; wire pad_miso; assign miso = pad_miso;\n"
+        f"{instance}\nendmodule"
+    )
+    pads = Path(boards.__file__).with_name("models") / "pads.v"
+    text = "\n".join([emit_verilog(core), top.verilog, pads.read_text(), bench])
+    device = SimulatedSpi(CompiledModel(text, "bench"))
+    for _ in range(40):  # until the reset is over
+        device.xfer2([0] * 16)
+    sent = packets(np.random.default_rng(8), 2, 300)
+    assert list(Session(SpiLine(device)).exchange(sent)) == sent
 
 
 def test_exchange_begins_anew_after_it_was_broken_off():
