@@ -404,13 +404,13 @@ def test_exchange_over_the_spi_of_a_whole_top():
     for name, pin in pins.items():
         assert f"set_io {top.pins[name]} {pin}" in top.constraints
     wires = ", ".join(f".{top.pins[name]}(pad_{name})" for name in pins)
-    ports = "input clk, rst, sck, mosi, cs, output miso"
-    pads_of = "; ".join(f"wire pad_{name} = {name}" for name in ("clk", "sck", "mosi", "cs"))
-    instance = f"top top(.{top.pins['clk']}(pad_clk), {wires});"
-    bench = (
-        f"module bench({ports});\n{pads_of}; wire pad_miso; assign miso = pad_miso;\n"
-        f"{instance}\nendmodule"
-    )
+    inputs = ("clk", "rst", "sck", "mosi", "cs")
+    bench = "\n".join([
+        f"module bench({', '.join(inputs)}, miso);",
+        *(f"  input {name};\n  wire {name};\n  wire pad_{name} = {name};" for name in inputs),
+        "  output miso;\n  wire pad_miso;\n  wire miso = pad_miso;",
+        f"  top top(.{top.pins['clk']}(pad_clk), {wires});\nendmodule",
+    ])  # fmt: skip
     pads = Path(boards.__file__).with_name("models") / "pads.v"
     text = "\n".join([emit_verilog(core), top.verilog, pads.read_text(), bench])
     device = SimulatedSpi(CompiledModel(text, "bench"))
