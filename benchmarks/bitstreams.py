@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from boards.build import Build, write_build
-from boards.designs import MEASURED, Design, all_designs, read_measured
+from boards.catalog import MEASURED
+from boards.designs import Design, all_designs, read_measured
 from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.compiler.compile import Compiled, compile_network
 from hwgen.compiler.cycles import cycles_of

@@ -25,6 +25,7 @@ __all__ = [
     "BOARDS",
     "DEFAULTS",
     "FITS",
+    "MEASURED",
     "XILINX_BOARDS",
     "Board",
     "XilinxBoard",
@@ -32,8 +33,10 @@ __all__ = [
     "list_boards",
 ]
 
-#: The largest arrays, as `hwgen fit` found them; there is no such file yet.
+#: The largest arrays, as `hwgen fit` found them (`python benchmarks/fits.py`).
 FITS = Path(__file__).with_name("fits.csv")
+#: What `python benchmarks/bitstreams.py` found of our designs.
+MEASURED = Path(__file__).with_name("designs.csv")
 
 _SMALL = {"loop_bits": 8, "register_sets": 1, "requantize": "shift"}
 _BUFFERS = ("activation_buffer", "weight_buffer", "accumulator_buffer", "parameter_buffer")
@@ -57,6 +60,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 #: Words of a block RAM where it is widest.
 _LEAST_DEPTHS = {"ice40": 256, "ecp5": 512, "gowin": 512, "xc7": 512, "ultrascale": 512}
+
+
+def _in_spram(bits: int) -> dict[str, int]:
+    """Return options that fill the SPRAM of an iCE40 UltraPlus with weights of so many bits.
+
+    There are four blocks of 16,384 words of 16 bits; nothing is returned for wider words.
+    """
+    beside = -(-bits // 16)
+    words = 16384 * (4 // beside)
+    return {"weight_ports": 1, "weight_buffer": words * bits // 8} if words else {}
 
 
 @dataclass(frozen=True)
@@ -177,9 +190,13 @@ class Board:
                 config = AcceleratorConfig.from_options(chosen)
             except (TypeError, ValueError):  # the shape does not allow it, or it is wrong anyway
                 continue
+            if self.size == "up5k" and not {"weight_ports", "weight_buffer"} & set(options):
+                chosen |= _in_spram(config.weight_bits)
             for name, (bits, words) in config.buffers.items():
                 buffer = f"{name}_buffer"
-                if buffer not in options:
+                if buffer not in options and not (
+                    buffer == "weight_buffer" and "weight_ports" in chosen
+                ):
                     depth = max(1 << words.bit_length() - 1, _LEAST_DEPTHS[self.family])
                     chosen[buffer] = bits * depth // 8
             return chosen
@@ -378,8 +395,9 @@ def find_board(name: str) -> Board:
 def list_boards() -> list[dict[str, Any]]:
     """Describe the boards for open tools: name, device, clock in MHz, link, what was measured.
 
-    Each of ``fits`` is of the board itself or, marked by ``measured_on``, of one with the same
-    FPGA.
+    Each of ``fits`` is an array that was routed and met its clock: the largest one that `hwgen fit`
+    found, or one of our designs; of the board itself or, as ``measured_on`` says, of one with the
+    same FPGA.
 
     Raises
     ------
@@ -387,9 +405,10 @@ def list_boards() -> list[dict[str, Any]]:
         If amaranth-boards is not installed.
     """
     rows = []
-    if FITS.exists():
-        with FITS.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+    for path in (FITS, MEASURED):
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows += [row for row in csv.DictReader(file) if int(row["rows"])]
     found = []
     for board in BOARDS.values():
         fits = []

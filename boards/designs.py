@@ -7,14 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .catalog import BOARDS, Board
+from .catalog import BOARDS, MEASURED, Board
 
-__all__ = ["DESIGNS", "MEASURED", "Design", "designs_of", "read_measured"]
+__all__ = ["DESIGNS", "Design", "all_designs", "designs_of", "read_measured"]
 
 #: What is built.
 DESIGNS = Path(__file__).with_suffix(".toml")
-#: What `python benchmarks/bitstreams.py` found.
-MEASURED = Path(__file__).with_suffix(".csv")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """The largest array that a board holds at a clock, found by mapping and routing."""
 
 import bisect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.errors import UserError
@@ -11,34 +13,36 @@ from testbench.tools import JobFailed
 
 from .build import Build, Built, Say, attempt, describe_path, map_build
 
-__all__ = ["SHAPES", "fit"]
+__all__ = ["RATIOS", "fit"]
 
-_SIDES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64)
-#: The shapes that are tried, (rows, cols), smallest first. Columns cost more than rows, because
-#: each has its own post-processing.
-SHAPES = tuple(
-    sorted(
-        ((rows, cols) for rows in _SIDES for cols in _SIDES if cols <= rows <= 2 * cols),
-        key=lambda shape: (shape[0] * shape[1], shape[0]),
-    )
-)
+_COLUMNS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64)
+#: Rows for each column: columns cost more than rows, because each has its own post-processing, and
+#: these let activations be aligned.
+RATIOS = (1, 2, 4)
 
 
 def fit(
-    build: Build, store: Store, say: Say, shapes: Sequence[tuple[int, int]] = SHAPES
-) -> tuple[Build, Built]:
+    build: Build, given: Mapping[str, Any], store: Store, say: Say,
+    columns: Sequence[int] = _COLUMNS,
+) -> tuple[Build, Built]:  # fmt: skip
     """Find the largest array that routes on the board and meets the clock.
+
+    For each of :data:`RATIOS`, arrays are mapped until it is known which the FPGA has cells for;
+    those of the ratio with the largest one are then routed. It is taken for granted that of two
+    arrays of a ratio the larger one needs more, and is slower.
 
     Parameters
     ----------
     build : Build
-        Board, clock and everything of the configuration but its rows and columns.
+        Board, clock and link; of whatever shape.
+    given : mapping
+        Options of the accelerator but its rows and columns; the board completes them for each
+        shape.
     store : Store
     say : callable
         Told of each step.
-    shapes : sequence of (rows, cols)
-        What is tried, smallest first. It is taken for granted that what is larger needs more, and
-        is slower.
+    columns : sequence of int
+        What is tried, ascending.
 
     Raises
     ------
@@ -47,8 +51,8 @@ def fit(
     """
 
     def with_shape(shape: tuple[int, int]) -> Build:
-        options = {**build.options, "rows": shape[0], "cols": shape[1]}
         try:
+            options = build.board.complete({**given, "rows": shape[0], "cols": shape[1]})
             return replace(build, config=AcceleratorConfig.from_options(options), options=options)
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
@@ -59,7 +63,7 @@ def fit(
         """Tell whether an array needs more cells than there are."""
         try:
             one = with_shape(shape)
-        except UserError as error:  # such as a buffer of less than two of its words
+        except UserError as error:  # such as more rows than loop counters can count
             reasons[shape] = str(error)
             return True
         try:
@@ -92,13 +96,17 @@ def fit(
         found[shape] = one, built
         return False
 
-    enough = bisect.bisect_left(shapes, True, key=_once(too_large))
-    possible = shapes[:enough]
+    possible: list[tuple[int, int]] = []
+    for ratio in RATIOS:
+        shapes = [(ratio * cols, cols) for cols in columns]
+        enough = shapes[: bisect.bisect_left(shapes, True, key=_once(too_large))]
+        if enough and (not possible or math.prod(enough[-1]) > math.prod(possible[-1])):
+            possible = enough
     works = bisect.bisect_left(possible, True, key=_once(fails))
     if works == 0:
-        smallest = shapes[0]
+        smallest = possible[0] if possible else (RATIOS[0] * columns[0], columns[0])
         raise UserError(
-            f"no array of {build.options['pe']} fits {build.board.name} at "
+            f"no array of {build.config.array.name} fits {build.board.name} at "
             f"{build.setting().hz / 1e6:g} MHz; {_name(smallest)}: {reasons[smallest]}"
         )
     return found[possible[works - 1]]

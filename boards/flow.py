@@ -136,6 +136,8 @@ def map_design(
     # All pads are in the top already.
     words = [family.synth, family.recipes[recipe], "" if flat else "-noflatten", family.no_pads,
              family.use_dsp if target.dsp else family.no_dsp, "-top top"]  # fmt: skip
+    if board.size == "up5k":
+        words += ["-spram"]
     script = (
         f"read_rtlil top.il; read_verilog core.v; {before}{' '.join(filter(None, words))}; "
         f"{'' if flat else 'flatten; opt_clean; '}"

@@ -83,8 +83,9 @@ class Accelerator(SharedComponent):
         m.submodules.results = results = Results(config)
         m.submodules.activations = activations = activation_buffer(config)
         m.submodules.weights = weights = WordBuffer(
-            config.weight_bits, config.weight_words, config.stream_bits, "weight"
-        )
+            config.weight_bits, config.weight_words, config.stream_bits, "weight",
+            ports=config.weight_ports,
+        )  # fmt: skip
         m.submodules.parameters = parameters = WordBuffer(
             config.parameter_bits, config.parameter_words, config.stream_bits, "parameter"
         )

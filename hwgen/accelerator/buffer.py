@@ -35,6 +35,8 @@ class WordBuffer(SharedComponent):
         Width of what is written at once; the last part of a word may be narrower.
     name : str
         For the Verilog.
+    ports : int
+        2, or 1: then nothing is read in a cycle in which something is written.
 
     Members
     -------
@@ -44,7 +46,8 @@ class WordBuffer(SharedComponent):
         A bit of the mask for each part, lowest first.
     """
 
-    def __init__(self, width: int, words: int, part: int, name: str) -> None:
+    def __init__(self, width: int, words: int, part: int, name: str, ports: int = 2) -> None:
+        self.ports = ports
         self.width = width
         self.words = words
         self.part = part
@@ -67,6 +70,14 @@ class WordBuffer(SharedComponent):
 
     def body(self) -> Module:
         m = Module()
+        read_en, read_addr, write_addr = self.read_en, self.read_addr, self.write_addr
+        if self.ports == 1:
+            writes, address = Signal(), Signal.like(self.read_addr)
+            m.d.comb += [
+                writes.eq(self.write_mask.any()),
+                address.eq(Mux(writes, self.write_addr, self.read_addr)),
+            ]
+            read_en, read_addr, write_addr = self.read_en & ~writes, address, address
         # Whole parts are one memory; the last one, if narrower, is another.
         whole = self.width // self.part * self.part
         for start, end in ((0, whole), (whole, self.width)):
@@ -80,11 +91,11 @@ class WordBuffer(SharedComponent):
             read = memory.read_port()
             write = memory.write_port(granularity=min(self.part, end - start))
             m.d.comb += [
-                read.en.eq(self.read_en),
-                read.addr.eq(self.read_addr),
+                read.en.eq(read_en),
+                read.addr.eq(read_addr),
                 self.read_data[start:end].eq(read.data),
                 write.en.eq(self.write_mask[start // self.part :]),
-                write.addr.eq(self.write_addr),
+                write.addr.eq(write_addr),
                 write.data.eq(self.write_data[start:end]),
             ]
         return m

@@ -52,6 +52,9 @@ class AcceleratorConfig:
         activations of more than 8 bits. A network whose sums might be wider is refused.
     register_sets : int
         2, so that registers of a run are set while the one before goes on, or 1, so that they wait.
+    weight_ports : int
+        2, so that weights are loaded while a run reads others, or 1, so that loads of weights wait
+        and the memory needs one port only, as the SPRAM of an iCE40 UltraPlus has it.
 
     Raises
     ------
@@ -71,6 +74,7 @@ class AcceleratorConfig:
     loop_bits: int = 16
     sum_bits: int = 0
     register_sets: int = 2
+    weight_ports: int = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.array, ArrayConfig):
@@ -114,6 +118,7 @@ class AcceleratorConfig:
             )
         check_choice("stream_bits", self.stream_bits, STREAM_BITS)
         check_integer("register_sets", self.register_sets, 1, 2)
+        check_integer("weight_ports", self.weight_ports, 1, 2)
         check_choice("layout", self.layout, LAYOUTS)
         if self.layout == "aligned" and not self.aligned:
             raise ValueError(

@@ -18,7 +18,7 @@ class Sequencer(SharedComponent):
 
     A SET and a RUN take a cycle, a LOAD one and its beats; RUN, STORE and LOAD of activations wait
     until the run before has ended, so that loads of weights and parameters overlap with it. With
-    one set of registers, a SET waits, too.
+    one set of registers, a SET waits, too; with one port of the weights, a LOAD of these.
     Registers that a program does not SET are 0. A beat is executed a cycle after it was taken, or
     later.
 
@@ -215,6 +215,8 @@ class Sequencer(SharedComponent):
         """Tell whether a command waits for the run before."""
         opcode, number, *_ = _fields(word)
         load = (number[:7] == BUFFERS["activation"]) | number[7]
+        if self.config.weight_ports == 1:
+            load |= number[:7] == BUFFERS["weight"]
         one_set = self.config.register_sets == 1
         return (
             (opcode == Opcode.RUN)

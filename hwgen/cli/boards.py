@@ -201,7 +201,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     wanted = _build_of(arguments, rows=1, cols=1)
     if isinstance(wanted.board, XilinxBoard):
         raise UserError(f"board must be one that open tools route, not {wanted.board.name}")
-    build, built = fit(wanted, _store(arguments), say)
+    build, built = fit(wanted, options_of(arguments), _store(arguments), say)
     found = describe(build, built)
     if arguments.json:
         print(json.dumps(found, indent=2))

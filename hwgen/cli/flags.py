@@ -42,6 +42,7 @@ ACCELERATOR: dict[str, tuple[str, str, str]] = {
     "layout": ("text", "packed|aligned", "of activations: less memory (default), or less logic"),
     "loop_bits": ("integer", "B", "width of loop counters and places, 6 to 16 (default: 16)"),
     "register_sets": ("integer", "1|2", "2: the next run is set while one goes on (default)"),
+    "weight_ports": ("integer", "1|2", "2: weights are loaded while a run reads others (default)"),
     "sum_bits": ("integer", "B", "width of sums with their bias, 8 to 48 (default: 32 or 48)"),
 }
 

@@ -143,7 +143,8 @@ def spans(program: Program) -> Iterator[Span]:
             yield Span(now, ended)
         else:
             assert isinstance(command, Load)
-            if command.wait or command.buffer == "activation":
+            alone = {"activation"} | ({"weight"} if config.weight_ports == 1 else set())
+            if command.wait or command.buffer in alone:
                 now = max(now, free)
             start = now + 1
             now = start + len(command.data) * words[command.buffer]
