@@ -425,8 +425,8 @@ MUTANTS = [
     _accelerator(
         "the first pass is added to what was there",
         "accumulate",
-        "Mux(first, nothing, Mux(fresh, forwarded, stored))",
-        "Mux(fresh, forwarded, stored)",
+        "Mux(first, 0, Mux(near, 1,",
+        "Mux(0, 0, Mux(near, 1,",
     ),
     _accelerator(
         "what was just written is read old",
@@ -434,12 +434,12 @@ MUTANTS = [
         "fresh.eq(same.any())",
         "fresh.eq(same[:2].any())",
     ),
-    _accelerator("a total is not forwarded", "accumulate", "Mux(near, total, ", "Mux(0, total, "),
+    _accelerator("a total is not forwarded", "accumulate", "Mux(near, 1,", "Mux(0, 1,"),
     _accelerator(
         "a total is not forwarded as it is written",
         "accumulate",
-        "Mux(far, result, written)",
-        "written",
+        "Mux(far, 2,",
+        "Mux(0, 2,",
     ),
     _accelerator(
         "what is no total is forwarded", "accumulate", "(self.i.valid, place)", "(1, place)"
@@ -459,8 +459,8 @@ MUTANTS = [
     _accelerator(
         "a stored word is read before there is room",
         "results",
-        "& (~held | serializer.i.ready)",
-        "& 1",
+        "self.storing & ~ended & ~read",
+        "self.storing & ~ended",
     ),
     _accelerator(
         "a sum that stands still is dropped twice",
@@ -507,14 +507,47 @@ MUTANTS = [
     _arithmetic(
         "a scaled sum wraps",
         "postprocess",
-        "saturated(scaled, SCALED_BITS)",
-        "scaled[:SCALED_BITS].as_signed()",
+        "saturated(scaled, self.scaled_bits)",
+        "scaled[: self.scaled_bits].as_signed()",
     ),
     _arithmetic(
         "a sum that is shifted left wraps",
         "postprocess",
-        "saturated(self.sum, SCALED_BITS)",
-        "self.sum[:SCALED_BITS]",
+        "saturated(self.sum, bits)",
+        "self.sum[:bits].as_signed()",
+    ),
+    _arithmetic(
+        "what is shifted left wraps",
+        "postprocess",
+        "saturated(small << left, bits)",
+        "(small << left)[:bits].as_signed()",
+    ),
+    _arithmetic(
+        "a longer shift to the left is a short one",
+        "postprocess",
+        "Mux(-shift < bits - 1, -shift, bits - 1)",
+        "-shift",
+    ),
+    _arithmetic("all shifts go right", "postprocess", "Mux(to_left, at_end,", "Mux(0, at_end,"),
+    _accelerator(
+        "a run does not hold the one behind it at once",
+        "sequencer",
+        "self.store | begins)",
+        "self.store)",
+    ),
+    _accelerator(
+        "weights in a memory of one port are loaded during a run",
+        "sequencer",
+        'load |= number[:7] == BUFFERS["weight"]',
+        "load |= 0",
+        "random and small",
+    ),
+    _accelerator(
+        "a memory of one port is read where it is written",
+        "buffer",
+        "Mux(writes, self.write_addr, self.read_addr)",
+        "self.read_addr",
+        "random and small",
     ),
     _accelerator(
         "nothing is clamped above",
