@@ -21,7 +21,7 @@ import numpy as np
 
 from boards.build import Build, write_build
 from boards.catalog import MEASURED
-from boards.designs import Design, all_designs, read_measured
+from boards.designs import RESOURCES, Design, all_designs, markdown, read_measured
 from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.compiler.compile import Compiled, compile_network
 from hwgen.compiler.cycles import cycles_of
@@ -32,8 +32,6 @@ from hwgen.network.requantize import FixedPoint, Requantization, RoundingShift, 
 from synth.store import Store
 from synth.sweep import default_store
 from testbench.network import simulate_network
-
-RESOURCES = ("lut", "ff", "bram", "dsp")
 
 
 def convolution(config: AcceleratorConfig, side: int, kernel: int, blocks: int) -> Network:
@@ -125,23 +123,6 @@ def measure(design: Design, store: Store, folder: Path, seeds: int) -> dict[str,
         "slowest_path": found["slowest_path"],
         "tools": "; ".join(f"{name} {v}" for name, v in sorted(found["versions"].items())),
     }
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the README's table."""
-    lines = [
-        "| board | PE | rows × cols | MHz (reached) | LUT | FF | BRAM | DSP | GOPS | measured |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = [row["board"], row["pe"], f"{row['rows']} × {row['cols']}"]
-        cells.append(f"{row['clock_mhz']} ({row['fmax_mhz']})")
-        for name in RESOURCES:
-            used, available = int(row[f"{name}_used"]), int(row[f"{name}_available"])
-            cells.append(f"{used:,} ({used / available:.0%})" if available else "–")
-        cells += [f"{float(row[f'gops_{kind}']):,g}" for kind in ("peak", "measured")]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def main() -> int:

@@ -395,30 +395,34 @@ def find_board(name: str) -> Board:
 def list_boards() -> list[dict[str, Any]]:
     """Describe the boards for open tools: name, device, clock in MHz, link, what was measured.
 
-    Each of ``fits`` is an array that was routed and met its clock: the largest one that `hwgen fit`
-    found, or one of our designs; of the board itself or, as ``measured_on`` says, of one with the
-    same FPGA.
+    ``fits`` has for each PE that was tried on the FPGA the largest array that was routed and met
+    its clock, by `hwgen fit` or as one of our designs, and as ``measured_on`` the board; 0 rows
+    where not one PE fits.
 
     Raises
     ------
     UserError
         If amaranth-boards is not installed.
     """
-    rows = []
+    largest: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}  # by FPGA, then PE
     for path in (FITS, MEASURED):
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows += [row for row in csv.DictReader(file) if int(row["rows"])]
-    found = []
-    for board in BOARDS.values():
-        fits = []
-        for row in rows:
-            measured = BOARDS[row["board"]]
-            if (measured.size, measured.family) == (board.size, board.family):
-                fits.append({
+        if not path.exists():
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                board = BOARDS[row["board"]]
+                entry = {
                     "pe": row["pe"], "rows": int(row["rows"]), "cols": int(row["cols"]),
                     "clock_mhz": float(row["clock_mhz"]), "measured_on": row["board"],
-                })  # fmt: skip
+                }  # fmt: skip
+                others = largest.setdefault((board.family, board.size), {})
+                others[row["pe"]] = max(
+                    entry, others.get(row["pe"], entry),
+                    key=lambda e: (e["rows"] * e["cols"], e["clock_mhz"]),
+                )  # fmt: skip
+    found = []
+    for board in BOARDS.values():
+        fits = [entry for _, entry in sorted(largest.get((board.family, board.size), {}).items())]
         found.append(
             {
                 "name": board.name,

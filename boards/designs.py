@@ -2,6 +2,7 @@
 
 import csv
 import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,8 +10,18 @@ from typing import Any
 
 from .catalog import BOARDS, MEASURED, Board
 
-__all__ = ["DESIGNS", "Design", "all_designs", "designs_of", "read_measured"]
+__all__ = [
+    "DESIGNS",
+    "RESOURCES",
+    "Design",
+    "all_designs",
+    "designs_of",
+    "markdown",
+    "read_measured",
+]
 
+#: What a design takes of its FPGA, in the order of the table.
+RESOURCES = ("lut", "ff", "bram", "dsp")
 #: What is built.
 DESIGNS = Path(__file__).with_suffix(".toml")
 
@@ -50,3 +61,20 @@ def read_measured() -> list[dict[str, str]]:
     """Return the rows of what was measured."""
     with MEASURED.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the README's table of rows as :func:`read_measured` gives them."""
+    lines = [
+        "| board | PE | rows × cols | MHz (reached) | LUT | FF | BRAM | DSP | GOPS | measured |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row["board"], row["pe"], f"{row['rows']} × {row['cols']}"]
+        cells.append(f"{row['clock_mhz']} ({row['fmax_mhz']})")
+        for name in RESOURCES:
+            used, available = int(row[f"{name}_used"]), int(row[f"{name}_available"])
+            cells.append(f"{used:,} ({used / available:.0%})" if available else "–")
+        cells += [f"{float(row[f'gops_{kind}']):,g}" for kind in ("peak", "measured")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -352,8 +352,8 @@ MUTANTS = [
     _accelerator(
         "a row below the input is read",
         "streamers",
-        "nest.y < registers.height",
-        "nest.y <= registers.height",
+        "place.y < registers.height",
+        "place.y <= registers.height",
     ),
     _accelerator(
         "a granule too many of the last channel block",
@@ -415,6 +415,18 @@ MUTANTS = [
         "(opcode == Opcode.SET) & one_set",
         "(opcode == Opcode.SET) & 0",
         "random and small",
+    ),
+    _accelerator(
+        "a step ahead is forgotten",
+        "nest",
+        "Mux(full, kept, present)",
+        "present",
+    ),
+    _accelerator(
+        "a step ahead that nobody took is taken over",
+        "nest",
+        "full.eq(self.o.valid & ~self.o.ready)",
+        "full.eq(nest.valid & ~self.o.ready)",
     ),
     _accelerator(
         "a loop ends a step late",

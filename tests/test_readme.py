@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from boards.designs import markdown, read_measured
 from hwgen.cli import main
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
@@ -33,3 +34,7 @@ def test_generate_prints_what_the_readme_shows(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     sizes = re.compile(r"[\d,]+ bytes")  # change with every edit of a comment
     assert sizes.sub("", printed) == sizes.sub("", shown)
+
+
+def test_designs_are_those_that_were_measured():
+    assert f"\n{markdown(read_measured())}\n" in README

@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
-from .nest import LoopNest
+from .nest import LoopNest, SteppedNest
 from .registers import LOOPS, MODES, loops_of, registers_layout
 
 __all__ = ["ActivationStreamer", "WeightStreamer"]
@@ -61,12 +61,10 @@ class ActivationStreamer(SharedComponent):
         m = Module()
         config, registers, loops = self.config, self.registers, loops_of(self.config)
         direct = registers.mode[MODES["direct"]]
-        m.submodules.nest = nest = LoopNest(
-            LOOPS,
-            config.loop_bits,
-            {"act": self.address_bits}
-            | (dict.fromkeys(("y", "x"), config.loop_bits) if config.pads else {}),
-        )
+        values = {"act": self.address_bits}
+        if config.pads:
+            values |= dict.fromkeys(("y", "x"), config.loop_bits)
+        m.submodules.nest = nest = SteppedNest(LoopNest(LOOPS, config.loop_bits, values), flags=3)
         m.d.comb += nest.start.eq(self.start)
         for i in range(LOOPS):
             m.d.comb += getattr(nest, f"extent_{i}").eq(registers[f"extent_{i}"])
@@ -80,7 +78,10 @@ class ActivationStreamer(SharedComponent):
                     nest.extent_0.eq(config.array.rows - 1),
                     pass_ends.eq(of_pass & summed),
                 ]
-        for name in nest.values:
+        m.d.comb += nest.flags.eq(
+            Cat(nest.at_end[loops.summed[0]], pass_ends, nest.odd[loops.summed[0]])
+        )
+        for name in values:
             m.d.comb += getattr(nest, f"{name}_base").eq(registers[f"{name}_base"])
             for i in range(LOOPS):
                 step = f"{name}_step_{i}"
@@ -90,14 +91,15 @@ class ActivationStreamer(SharedComponent):
         found = Signal()  # there is something at read_data
         within = Signal(init=1)
         inside = Signal()
-        tail = Signal()
+        beyond = Signal(config.vector)  # granules that lie behind the last channel
         last = Signal()
         second = Signal()
+        place = nest.o.payload
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
-            nest.next.eq(nest.valid & advance),
-            self.read_en.eq(nest.next),
-            self.read_addr.eq(nest.act),
+            nest.o.ready.eq(advance),
+            self.read_en.eq(nest.o.valid & advance),
+            self.read_addr.eq(place.act),
         ]
         if config.aligned and config.read_codes > config.array.cols:
             # The array takes whole words, of which a block of groups may be a part.
@@ -105,24 +107,24 @@ class ActivationStreamer(SharedComponent):
                 m.d.comb += self.read_addr[: ceil_log2(config.word)].eq(0)
         if config.pads:
             # Places left of or above the input are negative: as unsigned numbers, great.
-            m.d.comb += within.eq((nest.y < registers.height) & (nest.x < registers.width))
+            m.d.comb += within.eq((place.y < registers.height) & (place.x < registers.width))
         bits = config.granule_bits
         pad = registers.pad.replicate(config.granule)
+        tail, of_pass_last, odd = place.flags
         with m.If(advance):
             m.d.sync += [
-                found.eq(nest.valid),
+                found.eq(nest.o.valid),
                 inside.eq(within),
-                tail.eq(nest.at_end[loops.summed[0]]),
-                last.eq(pass_ends),
-                second.eq(nest.odd[loops.summed[0]]),
+                beyond.eq(Cat(tail & (registers.tail <= i) for i in range(config.vector))),
+                last.eq(of_pass_last),
+                second.eq(odd),
                 self.o.valid.eq(found),
                 self.o.payload.last.eq(last),
                 self.o.payload.second.eq(second),
             ]
             for i in range(config.vector):
-                beyond = tail & (registers.tail <= i)
                 m.d.sync += self.o.payload.codes.word_select(i, bits).eq(
-                    Mux(inside & ~beyond, self.read_data.word_select(i, bits), pad)
+                    Mux(inside & ~beyond[i], self.read_data.word_select(i, bits), pad)
                 )
         return m
 
@@ -167,8 +169,8 @@ class WeightStreamer(SharedComponent):
         m = Module()
         order = loops_of(self.config)
         loops = (*order.summed, *order.outside)
-        m.submodules.nest = nest = LoopNest(
-            1 + len(loops), self.config.loop_bits, {"address": self.address_bits}
+        m.submodules.nest = nest = SteppedNest(
+            LoopNest(1 + len(loops), self.config.loop_bits, {"address": self.address_bits}), flags=0
         )
         m.d.comb += [
             nest.start.eq(self.start),
@@ -185,11 +187,11 @@ class WeightStreamer(SharedComponent):
         advance = Signal()
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
-            nest.next.eq(nest.valid & advance),
-            self.read_en.eq(nest.next),
-            self.read_addr.eq(nest.address),
+            nest.o.ready.eq(advance),
+            self.read_en.eq(nest.o.valid & advance),
+            self.read_addr.eq(nest.o.payload.address),
             self.o.payload.eq(self.read_data),
         ]
         with m.If(advance):
-            m.d.sync += self.o.valid.eq(nest.valid)
+            m.d.sync += self.o.valid.eq(nest.o.valid)
         return m

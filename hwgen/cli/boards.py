@@ -72,6 +72,8 @@ def _boards(arguments: argparse.Namespace) -> int:
     for entry in found:
         fits = ", ".join(
             f"{fit['pe']} {fit['rows']}×{fit['cols']} at {fit['clock_mhz']:g} MHz"
+            if fit["rows"]
+            else f"no {fit['pe']}"
             for fit in entry["fits"]
         )
         print(

@@ -8,6 +8,7 @@ import pkgutil
 import amaranth_boards
 import pytest
 
+import boards.catalog
 from boards.catalog import BOARDS, find_board, list_boards
 from boards.flow import CAPACITIES
 from hwgen.cli import main
@@ -53,6 +54,26 @@ def test_a_board_describes_itself(board) -> None:
     assert board.size in CAPACITIES
     assert board.target.router is not None
     assert board.complete({"pe": "bnn64"})["requantize"] == "threshold"
+
+
+def test_the_largest_that_was_measured_is_listed(tmp_path, monkeypatch, capsys) -> None:
+    fits, designs = tmp_path / "fits.csv", tmp_path / "designs.csv"
+    head = "board,pe,rows,cols,clock_mhz"
+    fits.write_text(
+        f"{head}\nulx3s_25f,int8,8,4,25\nulx3s_25f,bnn64,4,4,25\nicestick,int8,0,0,12\n"
+    )
+    designs.write_text(f"{head}\norangecrab_r0_2_25f,int8,8,4,50\nulx3s_25f,bnn64,2,2,100\n")
+    monkeypatch.setattr(boards.catalog, "FITS", fits)
+    monkeypatch.setattr(boards.catalog, "MEASURED", designs)
+    found = {board["name"]: board["fits"] for board in list_boards()}
+    for name in ("ulx3s_25f", "colorlight_5a75b_r7_0"):
+        assert [(f["pe"], f["rows"], f["cols"], f["clock_mhz"]) for f in found[name]] == [
+            ("bnn64", 4, 4, 25), ("int8", 8, 4, 50)]  # fmt: skip
+    assert found["ulx3s_85f"] == []
+    assert main(["boards"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["icestick"].endswith("no int8")
+    assert lines["ulx3s_85f"].endswith(" -")
 
 
 def test_unknown_board() -> None:
