@@ -130,7 +130,8 @@ class SteppedNest(SharedComponent):
     nest : LoopNest
         Its parameters are those of this one.
     flags : int
-        Bits that whoever places it derives from ``at_end`` and ``odd``, to travel along.
+        Bits that whoever places it derives from ``at_end`` and ``odd``, to travel along; without
+        any, there are no such ports.
 
     Members
     -------
@@ -145,13 +146,14 @@ class SteppedNest(SharedComponent):
 
     def __init__(self, nest: LoopNest, flags: int) -> None:
         self.nest = nest
-        layout = data.StructLayout({**nest.values, "flags": flags})
+        self.travelling = {"flags": flags} if flags else {}
+        layout = data.StructLayout(nest.values | self.travelling)
         super().__init__(
             {
                 "start": In(1),
                 "at_end": Out(nest.loops),
                 "odd": Out(nest.loops),
-                "flags": In(flags),
+                **{name: In(width) for name, width in self.travelling.items()},
                 "o": Out(stream.Signature(layout)),
                 **{name: In(width) for name, width in nest.inputs.items()},
             }
@@ -159,7 +161,7 @@ class SteppedNest(SharedComponent):
 
     @property
     def definition(self) -> str:
-        return f"stepped_{self.nest.definition}_{len(self.flags)}"
+        return f"stepped_{self.nest.definition}_{self.travelling.get('flags', 0)}"
 
     def body(self) -> Module:
         m = Module()
@@ -173,7 +175,7 @@ class SteppedNest(SharedComponent):
             self.at_end.eq(nest.at_end),
             self.odd.eq(nest.odd),
             *(present[name].eq(getattr(nest, name)) for name in nest.values),
-            present.flags.eq(self.flags),
+            *(present[name].eq(getattr(self, name)) for name in self.travelling),
             nest.next.eq(nest.valid & ~full),
             self.o.valid.eq(nest.valid | full),
             self.o.payload.eq(Mux(full, kept, present)),
