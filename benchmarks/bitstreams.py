@@ -136,17 +136,15 @@ def main() -> int:
     parser.add_argument("--table", type=Path, default=MEASURED)
     arguments = parser.parse_args()
     store = Store(arguments.store or default_store())
-    old = {(row["board"], row["pe"]): row for row in read_measured()} if MEASURED.exists() else {}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
+    if arguments.table.exists():
+        rows = {(row["board"], row["pe"]): dict(row) for row in read_measured(arguments.table)}
+    order = [(design.board.name, design.options["pe"]) for design in all_designs()]
     failed = 0
-    for design in all_designs():
-        key = design.board.name, design.options["pe"]
-        wanted = (not arguments.board or key[0] in arguments.board) and (
-            not arguments.pe or key[1] in arguments.pe
-        )
-        if key in old:
-            rows[key] = old[key]
-        if not wanted:
+    for key, design in zip(order, all_designs(), strict=True):
+        if (arguments.board and key[0] not in arguments.board) or (
+            arguments.pe and key[1] not in arguments.pe
+        ):
             continue
         try:
             rows[key] = measure(design, store, arguments.folder, arguments.seeds)
@@ -154,11 +152,11 @@ def main() -> int:
             print(f"{key[0]}, {key[1]}: {error}", file=sys.stderr)
             failed = 1
             continue
+        rows = {one: rows[one] for one in order if one in rows}
         with arguments.table.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[key]))
             writer.writeheader()
             writer.writerows(rows.values())
-        old |= {key: rows[key]}
     print(markdown(list(rows.values())))
     return failed
 

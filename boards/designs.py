@@ -57,9 +57,9 @@ def designs_of(board: Board) -> list[Design]:
     return [design for design in all_designs() if design.board is board]
 
 
-def read_measured() -> list[dict[str, str]]:
+def read_measured(table: Path = MEASURED) -> list[dict[str, str]]:
     """Return the rows of what was measured."""
-    with MEASURED.open(newline="", encoding="utf-8") as file:
+    with table.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
