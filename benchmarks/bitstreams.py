@@ -12,7 +12,6 @@ built replace those in the table, which the README shows.
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from boards.build import Build, write_build
-from boards.catalog import MEASURED
-from boards.designs import RESOURCES, Design, all_designs, markdown, read_measured
+from boards.designs import RESOURCES, Design, all_designs, markdown
+from boards.measured import DESIGNS, read_rows, write_rows
 from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.compiler.compile import Compiled, compile_network
 from hwgen.compiler.cycles import cycles_of
@@ -97,17 +96,13 @@ def measured_gops(config: AcceleratorConfig, clock_hz: float) -> tuple[str, floa
 
 def measure(design: Design, store: Store, folder: Path, seeds: int) -> dict[str, Any]:
     """Build a design, and return its row."""
-    options = design.board.complete(design.options)
-    config = AcceleratorConfig.from_options(options)
-    build = Build(
-        board=design.board, config=config, options=options, hz=design.clock_mhz * 1e6,
-        seeds=seeds,
-    )  # fmt: skip
-    output = folder / f"{design.board.name}_{options['pe']}"
+    build = Build.of(design.board, design.options, hz=design.clock_mhz * 1e6, seeds=seeds)
+    config, pe = build.config, build.options["pe"]
+    output = folder / f"{design.board.name}_{pe}"
     found = write_build(build, store, output, auto_clock=False, force=True, progress=True)
     layer, gops = measured_gops(config, found["clock_hz"])
     row = {
-        "board": design.board.name, "device": found["device"], "pe": options["pe"],
+        "board": design.board.name, "device": found["device"], "pe": pe,
         "rows": config.array.rows, "cols": config.array.cols,
         "clock_mhz": f"{found['clock_hz'] / 1e6:g}", "fmax_mhz": f"{found['fmax_hz'] / 1e6:.1f}",
         "seed": found["seed"],
@@ -130,34 +125,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--board", action="append")
     parser.add_argument("--pe", action="append")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("designs"))
     parser.add_argument("--store", type=Path)
-    parser.add_argument("--table", type=Path, default=MEASURED)
+    parser.add_argument("--table", type=Path, default=DESIGNS)
     arguments = parser.parse_args()
     store = Store(arguments.store or default_store())
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    if arguments.table.exists():
-        rows = {(row["board"], row["pe"]): dict(row) for row in read_measured(arguments.table)}
-    order = [(design.board.name, design.options["pe"]) for design in all_designs()]
     failed = 0
-    for key, design in zip(order, all_designs(), strict=True):
-        if (arguments.board and key[0] not in arguments.board) or (
-            arguments.pe and key[1] not in arguments.pe
+    for design in all_designs():
+        name, pe = design.board.name, design.options["pe"]
+        if (arguments.board and name not in arguments.board) or (
+            arguments.pe and pe not in arguments.pe
         ):
             continue
         try:
-            rows[key] = measure(design, store, arguments.folder, arguments.seeds)
+            row = measure(design, store, arguments.folder, arguments.seeds)
         except UserError as error:
-            print(f"{key[0]}, {key[1]}: {error}", file=sys.stderr)
+            print(f"{name}, {pe}: {error}", file=sys.stderr)
             failed = 1
-            continue
-        rows = {one: rows[one] for one in order if one in rows}
-        with arguments.table.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[key]))
-            writer.writeheader()
-            writer.writerows(rows.values())
-    print(markdown(list(rows.values())))
+        else:
+            order = [other.board.name for other in all_designs()]
+            write_rows(arguments.table, [*read_rows(arguments.table), row], order)
+    print(markdown(read_rows(arguments.table)))
     return failed
 
 

@@ -7,14 +7,13 @@ replaces the lines of the boards that are asked for in `boards/fits.csv`.
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
 from boards.build import Build, describe
-from boards.catalog import BOARDS, FITS, find_board
+from boards.catalog import BOARDS, find_board
 from boards.fit import fit
-from hwgen.accelerator.config import AcceleratorConfig
+from boards.measured import FITS, read_rows, write_rows
 from hwgen.errors import UserError
 from synth.store import Store
 from synth.sweep import default_store
@@ -22,7 +21,6 @@ from synth.sweep import default_store
 #: A board for each FPGA, smallest first.
 ONE_EACH = ("icestick", "tang_nano", "icebreaker", "ice40_hx8k_b_evn", "tang_nano_9k",
             "tang_primer_20k", "ulx3s_25f", "ulx3s_45f", "ulx3s_85f")  # fmt: skip
-COLUMNS = ("board", "device", "pe", "rows", "cols", "clock_mhz", "fmax_mhz", "seeds", "reason")
 
 
 def main() -> int:
@@ -34,16 +32,10 @@ def main() -> int:
     parser.add_argument("--store", type=Path)
     arguments = parser.parse_args()
     store = Store(arguments.store or default_store())
-    rows: dict[tuple[str, str], dict[str, object]] = {}
-    if FITS.exists():
-        with FITS.open(newline="", encoding="utf-8") as file:
-            rows = {(row["board"], row["pe"]): dict(row) for row in csv.DictReader(file)}
     for name in arguments.board or ONE_EACH:
         for pe in arguments.pe or ("lightpe1", "int8", "bnn64"):
             board = find_board(name)
-            options = board.complete({"pe": pe, "rows": 1, "cols": 1})
-            config = AcceleratorConfig.from_options(options)
-            build = Build(board=board, config=config, options=options, seeds=arguments.seeds)
+            build = Build.of(board, {"pe": pe, "rows": 1, "cols": 1}, seeds=arguments.seeds)
             row = {"board": name, "device": board.device, "pe": pe, "rows": 0, "cols": 0,
                    "clock_mhz": f"{build.setting().hz / 1e6:g}", "fmax_mhz": "",
                    "seeds": arguments.seeds, "reason": ""}  # fmt: skip
@@ -58,14 +50,7 @@ def main() -> int:
                 array = found.config.array
                 row |= {"rows": array.rows, "cols": array.cols,
                         "fmax_mhz": f"{described['fmax_hz'] / 1e6:.1f}"}  # fmt: skip
-            rows[name, pe] = row
-            order = {board: place for place, board in enumerate(BOARDS)}
-            with FITS.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(
-                    sorted(rows.values(), key=lambda r: (order[str(r["board"])], str(r["pe"])))
-                )
+            write_rows(FITS, [*read_rows(FITS), row], BOARDS)
             print(f"{name} {pe}: {row['rows']}×{row['cols']} {row['reason']}", flush=True)
     return 0
 

@@ -22,7 +22,7 @@ from .catalog import Board, find_board
 from .flow import check_capacity, count_resources, kit_of, map_design, pack, route
 from .link.core import BoardCore
 from .pll import Setting, choose_setting, settings
-from .top import TopFiles, make_top
+from .top import TopFiles, make_top, transport_of
 
 __all__ = [
     "BAUD", "Build", "Built", "attempt", "describe",
@@ -74,6 +74,22 @@ class Build:
     seeds: int = 3
     pins: Mapping[str, str] | None = None
 
+    @classmethod
+    def of(cls, board: Board, given: Mapping[str, Any], **rest: Any) -> "Build":
+        """Return what to build of the options that are given; the board completes them.
+
+        Raises
+        ------
+        UserError
+            If an option is wrong.
+        """
+        try:
+            options = board.complete(given)
+            config = AcceleratorConfig.from_options(options)
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from error
+        return cls(board=board, config=config, options=options, **rest)
+
     def __post_init__(self) -> None:
         if self.hz is not None and not 1e6 <= self.hz <= 400e6:
             raise UserError(f"clock must be from 1 to 400 MHz, not {self.hz / 1e6:g}")
@@ -86,7 +102,7 @@ class Build:
     @property
     def transport(self) -> Literal["uart", "spi"]:
         """The way to the host."""
-        return "spi" if self.pins is not None and "sck" in self.pins else "uart"
+        return transport_of(self.pins)
 
     @property
     def recipe(self) -> str:

@@ -5,13 +5,11 @@ nextpnr-himbaechel. ``first_class`` boards are those that we build whole. Xilinx
 sources are written only, stand by themselves.
 """
 
-import csv
 import functools
 import importlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hwgen.accelerator.config import AcceleratorConfig
@@ -21,22 +19,17 @@ from pe_library.formats import Bipolar
 from synth.targets import ECP5, GOWIN, ICE40, FpgaTarget
 from testbench.tools import PROGRAMS
 
+from .measured import DESIGNS, FITS, read_rows
+
 __all__ = [
     "BOARDS",
     "DEFAULTS",
-    "FITS",
-    "MEASURED",
     "XILINX_BOARDS",
     "Board",
     "XilinxBoard",
     "find_board",
     "list_boards",
 ]
-
-#: The largest arrays, as `hwgen fit` found them (`python benchmarks/fits.py`).
-FITS = Path(__file__).with_name("fits.csv")
-#: What `python benchmarks/bitstreams.py` found of our designs.
-MEASURED = Path(__file__).with_name("designs.csv")
 
 _SMALL = {"loop_bits": 8, "register_sets": 1, "requantize": "shift"}
 _BUFFERS = ("activation_buffer", "weight_buffer", "accumulator_buffer", "parameter_buffer")
@@ -190,15 +183,15 @@ class Board:
                 config = AcceleratorConfig.from_options(chosen)
             except (TypeError, ValueError):  # the shape does not allow it, or it is wrong anyway
                 continue
-            if self.size == "up5k" and not {"weight_ports", "weight_buffer"} & set(options):
-                chosen |= _in_spram(config.weight_bits)
+            given = set(options)
+            if self.size == "up5k" and not {"weight_ports", "weight_buffer"} & given:
+                spram = _in_spram(config.weight_bits)
+                chosen |= spram
+                given |= set(spram)
             for name, (bits, words) in config.buffers.items():
-                buffer = f"{name}_buffer"
-                if buffer not in options and not (
-                    buffer == "weight_buffer" and "weight_ports" in chosen
-                ):
+                if f"{name}_buffer" not in given:
                     depth = max(1 << words.bit_length() - 1, _LEAST_DEPTHS[self.family])
-                    chosen[buffer] = bits * depth // 8
+                    chosen[f"{name}_buffer"] = bits * depth // 8
             return chosen
         return found
 
@@ -405,21 +398,17 @@ def list_boards() -> list[dict[str, Any]]:
         If amaranth-boards is not installed.
     """
     largest: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}  # by FPGA, then PE
-    for path in (FITS, MEASURED):
-        if not path.exists():
-            continue
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                board = BOARDS[row["board"]]
-                entry = {
-                    "pe": row["pe"], "rows": int(row["rows"]), "cols": int(row["cols"]),
-                    "clock_mhz": float(row["clock_mhz"]), "measured_on": row["board"],
-                }  # fmt: skip
-                others = largest.setdefault((board.family, board.size), {})
-                others[row["pe"]] = max(
-                    entry, others.get(row["pe"], entry),
-                    key=lambda e: (e["rows"] * e["cols"], e["clock_mhz"]),
-                )  # fmt: skip
+    for row in (*read_rows(FITS), *read_rows(DESIGNS)):
+        board = BOARDS[row["board"]]
+        entry = {
+            "pe": row["pe"], "rows": int(row["rows"]), "cols": int(row["cols"]),
+            "clock_mhz": float(row["clock_mhz"]), "measured_on": row["board"],
+        }  # fmt: skip
+        others = largest.setdefault((board.family, board.size), {})
+        others[row["pe"]] = max(
+            entry, others.get(row["pe"], entry),
+            key=lambda e: (e["rows"] * e["cols"], e["clock_mhz"]),
+        )  # fmt: skip
     found = []
     for board in BOARDS.values():
         fits = [entry for _, entry in sorted(largest.get((board.family, board.size), {}).items())]

@@ -1,6 +1,5 @@
-"""The designs that we build on first-class boards, and what was measured of them."""
+"""The designs that we build on first-class boards."""
 
-import csv
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,22 +7,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .catalog import BOARDS, MEASURED, Board
+from .catalog import BOARDS, Board
 
 __all__ = [
-    "DESIGNS",
     "RESOURCES",
     "Design",
     "all_designs",
     "designs_of",
     "markdown",
-    "read_measured",
 ]
 
 #: What a design takes of its FPGA, in the order of the table.
 RESOURCES = ("lut", "ff", "bram", "dsp")
-#: What is built.
-DESIGNS = Path(__file__).with_suffix(".toml")
+_FILE = Path(__file__).with_suffix(".toml")
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Design:
 @cache
 def all_designs() -> tuple[Design, ...]:
     """Return all designs."""
-    with DESIGNS.open("rb") as file:
+    with _FILE.open("rb") as file:
         found = tomllib.load(file)["design"]
     return tuple(Design(BOARDS[d["board"]], d["clock_mhz"], d["options"]) for d in found)
 
@@ -57,14 +53,8 @@ def designs_of(board: Board) -> list[Design]:
     return [design for design in all_designs() if design.board is board]
 
 
-def read_measured(table: Path = MEASURED) -> list[dict[str, str]]:
-    """Return the rows of what was measured."""
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the README's table of rows as :func:`read_measured` gives them."""
+    """Return the README's table of rows as :func:`.read_rows` gives them."""
     lines = [
         "| board | PE | rows × cols | MHz (reached) | LUT | FF | BRAM | DSP | GOPS | measured |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -3,10 +3,8 @@
 import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.errors import UserError
 from synth.store import Store
 from testbench.tools import JobFailed
@@ -51,11 +49,10 @@ def fit(
     """
 
     def with_shape(shape: tuple[int, int]) -> Build:
-        try:
-            options = build.board.complete({**given, "rows": shape[0], "cols": shape[1]})
-            return replace(build, config=AcceleratorConfig.from_options(options), options=options)
-        except (TypeError, ValueError) as error:
-            raise UserError(str(error)) from error
+        return Build.of(
+            build.board, {**given, "rows": shape[0], "cols": shape[1]},
+            hz=build.hz, baud=build.baud, seeds=build.seeds, pins=build.pins,
+        )  # fmt: skip
 
     reasons: dict[tuple[int, int], str] = {}
 

@@ -120,7 +120,7 @@ def map_design(
         One of its family's.
     flat : bool
         Whether everything is mapped as one, which takes some percents less, or each module by
-        itself, so that large arrays take seconds and not many minutes.
+        itself, so that mapping does not grow with the array.
     seconds : float
         Time limit.
 

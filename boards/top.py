@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from amaranth.build import Pins, Resource, Subsignal
 from amaranth.hdl import ClockDomain, ClockSignal, Const, Elaboratable, Instance, Module, Signal
@@ -19,7 +19,15 @@ from hwgen.errors import UserError
 from .catalog import Board
 from .pll import Setting
 
-__all__ = ["LINES", "RESET_CYCLES", "BoardTop", "TopFiles", "make_top", "plan_files"]
+__all__ = [
+    "LINES",
+    "RESET_CYCLES",
+    "BoardTop",
+    "TopFiles",
+    "make_top",
+    "plan_files",
+    "transport_of",
+]
 
 #: Cycles of the core clock from the PLL's lock to the end of reset. An iCE40's block RAM cannot be
 #: read for some microseconds after configuration.
@@ -87,8 +95,14 @@ def _gowin_pll(m: Module, setting: Setting, clock: Any, board: Board) -> Signal:
 #: The wires of each way to a host, and where they lead: into the core or out of it.
 LINES = {
     "uart": {"rx": "i", "tx": "o"},
-    "spi": {"sck": "i", "mosi": "i", "cs": "i", "miso": "o"},
+    "spi": {"sck": "i", "mosi": "i", "miso": "o", "cs": "i"},
 }
+
+
+def transport_of(pins: Mapping[str, str] | None) -> Literal["uart", "spi"]:
+    """Return the way to the host that these pins are of; without any, the board's UART."""
+    return "spi" if pins is not None and "sck" in pins else "uart"
+
 
 _PLLS = {"ice40": _ice40_pll, "ecp5": _ecp5_pll, "gowin": _gowin_pll}
 
@@ -236,7 +250,7 @@ def make_top(
     platform = board.platform()
     if platform.default_clk == "OSC":
         raise UserError(f"board {board.name} must have a clock pin; it has its chip's oscillator")
-    transport = "spi" if pins is not None and "sck" in pins else "uart"
+    transport = transport_of(pins)
     places: dict[str, Pins] = {}
     if pins is not None:
         places = {name: Pins(pins[name], dir=way) for name, way in LINES[transport].items()}

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from boards.designs import markdown, read_measured
+from boards.designs import markdown
+from boards.measured import DESIGNS, read_rows
 from hwgen.cli import main
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
@@ -37,4 +38,4 @@ def test_generate_prints_what_the_readme_shows(tmp_path, monkeypatch, capsys):
 
 
 def test_designs_are_those_that_were_measured():
-    assert f"\n{markdown(read_measured())}\n" in README
+    assert f"\n{markdown(read_rows(DESIGNS))}\n" in README

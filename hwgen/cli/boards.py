@@ -89,7 +89,6 @@ def _build_of(arguments: argparse.Namespace, **shape: int) -> "Build":
     from boards.build import Build
     from boards.catalog import find_board
     from boards.designs import designs_of
-    from hwgen.accelerator.config import AcceleratorConfig
 
     board = find_board(arguments.board)
     options: dict[str, Any] = {**shape, **options_of(arguments)}
@@ -97,31 +96,28 @@ def _build_of(arguments: argparse.Namespace, **shape: int) -> "Build":
     if not options and (designs := designs_of(board)):
         options = designs[0].options
         clock = designs[0].clock_mhz if clock is None and not arguments.auto_clock else clock
-    try:
-        options = board.complete(options)
-        config = AcceleratorConfig.from_options(options)
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
-    return Build(
-        board=board, config=config, options=options, baud=arguments.baud, seeds=arguments.seeds,
-        hz=None if clock is None else clock * 1e6, pins=_pins(arguments),
+    return Build.of(
+        board, options, hz=None if clock is None else clock * 1e6, baud=arguments.baud,
+        seeds=arguments.seeds, pins=_pins(arguments),
     )  # fmt: skip
 
 
 def _pins(arguments: argparse.Namespace) -> dict[str, str] | None:
     """Return the pins that the flags name, if they do."""
+    from boards.top import LINES
+
     given: dict[str, str] = {}
-    for flag, names in (("uart_pins", "rx,tx"), ("spi_pins", "sck,mosi,miso,cs")):
-        text = getattr(arguments, flag)
+    for transport, wires in LINES.items():
+        text = getattr(arguments, f"{transport}_pins")
         if text is None:
             continue
         pins = text.split(",")
-        if len(pins) != len(names.split(",")) or not all(pins) or len(set(pins)) < len(pins):
+        if len(pins) != len(wires) or not all(pins) or len(set(pins)) < len(pins):
             raise UserError(
-                f"--{flag.replace('_', '-')} must be {names.count(',') + 1} pins of the FPGA, "
-                f"{names.upper()}, not {text!r}"
+                f"--{transport}-pins must be {len(wires)} pins of the FPGA, "
+                f"{','.join(wires).upper()}, not {text!r}"
             )
-        given |= dict(zip(names.split(","), pins, strict=True))
+        given |= dict(zip(wires, pins, strict=True))
     if len(given) > 4:
         raise UserError("--uart-pins must be left out with --spi-pins")
     return given or None

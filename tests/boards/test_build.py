@@ -212,9 +212,7 @@ def test_a_build_without_a_configuration_is_our_own_design(tmp_path: Path, monke
 def test_designs_are_of_first_class_boards_and_valid() -> None:
     assert {d.board for d in all_designs()} == {b for b in BOARDS.values() if b.first_class}
     for design in all_designs():
-        options = design.board.complete(design.options)
-        config = AcceleratorConfig.from_options(options)
-        build = Build(board=design.board, config=config, options=options, hz=design.clock_mhz * 1e6)
+        build = Build.of(design.board, design.options, hz=design.clock_mhz * 1e6)
         assert build.setting().hz == pytest.approx(design.clock_mhz * 1e6, rel=1e-3)
         assert build.divisor(build.setting()) >= 4
 

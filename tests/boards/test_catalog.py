@@ -11,6 +11,7 @@ import pytest
 import boards.catalog
 from boards.catalog import BOARDS, find_board, list_boards
 from boards.flow import CAPACITIES
+from boards.measured import read_rows, write_rows
 from hwgen.cli import main
 from hwgen.errors import UserError
 
@@ -64,7 +65,7 @@ def test_the_largest_that_was_measured_is_listed(tmp_path, monkeypatch, capsys) 
     )
     designs.write_text(f"{head}\norangecrab_r0_2_25f,int8,8,4,50\nulx3s_25f,bnn64,2,2,100\n")
     monkeypatch.setattr(boards.catalog, "FITS", fits)
-    monkeypatch.setattr(boards.catalog, "MEASURED", designs)
+    monkeypatch.setattr(boards.catalog, "DESIGNS", designs)
     found = {board["name"]: board["fits"] for board in list_boards()}
     for name in ("ulx3s_25f", "colorlight_5a75b_r7_0"):
         assert [(f["pe"], f["rows"], f["cols"], f["clock_mhz"]) for f in found[name]] == [
@@ -74,6 +75,16 @@ def test_the_largest_that_was_measured_is_listed(tmp_path, monkeypatch, capsys) 
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert lines["icestick"].endswith("no int8")
     assert lines["ulx3s_85f"].endswith(" -")
+
+
+def test_a_row_that_is_measured_again_replaces_one_and_no_other(tmp_path) -> None:
+    table = tmp_path / "table.csv"
+    rows = [{"board": board, "pe": pe, "rows": 1} for board in ("b", "a") for pe in ("y", "x")]
+    assert read_rows(table) == []
+    write_rows(table, rows, "ab")
+    write_rows(table, [*read_rows(table), {"board": "a", "pe": "y", "rows": 2}], "ab")
+    found = [(row["board"], row["pe"], row["rows"]) for row in read_rows(table)]
+    assert found == [("a", "y", "2"), ("a", "x", "1"), ("b", "y", "1"), ("b", "x", "1")]
 
 
 def test_unknown_board() -> None:
