@@ -399,7 +399,7 @@ MUTANTS = [
         "a block of groups has its granule lowest",
         "streamers",
         "self.read_addr[: ceil_log2(config.word)].eq(0)",
-        "self.read_addr.eq(nest.act)",
+        "self.read_addr.eq(step.act)",
         "random and aligned",
     ),
     _accelerator(
@@ -417,16 +417,13 @@ MUTANTS = [
         "random and small",
     ),
     _accelerator(
-        "a step ahead is forgotten",
-        "nest",
-        "Mux(full, kept, present)",
-        "present",
+        "what was kept is forgotten", "skid", "Mux(full, kept, self.i.payload)", "self.i.payload"
     ),
     _accelerator(
-        "a step ahead that nobody took is taken over",
-        "nest",
+        "what was kept and nobody took is lost",
+        "skid",
         "full.eq(self.o.valid & ~self.o.ready)",
-        "full.eq(nest.valid & ~self.o.ready)",
+        "full.eq(self.i.valid & ~full & ~self.o.ready)",
     ),
     _accelerator(
         "a loop ends a step late",
@@ -465,9 +462,7 @@ MUTANTS = [
         "read.en.eq(advance)",
         "read.en.eq(1)",
     ),
-    _accelerator(
-        "a word that waits is overwritten", "results", "with m.If(~waits):", "with m.If(1):"
-    ),
+    _accelerator("what was kept is overwritten", "skid", "with m.If(~full):", "with m.If(1):"),
     _accelerator(
         "a stored word is read before there is room",
         "results",

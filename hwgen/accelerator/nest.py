@@ -8,12 +8,11 @@ that the compiler provides (:func:`steps_of`).
 from collections.abc import Mapping, Sequence
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
 from pe_library.shared import SharedComponent
 
-__all__ = ["LoopNest", "SteppedNest", "steps_of"]
+__all__ = ["LoopNest", "steps_of"]
 
 
 def steps_of(extents: Sequence[int], strides: Sequence[int]) -> list[int]:
@@ -67,11 +66,10 @@ class LoopNest(SharedComponent):
         self.loops = loops
         self.bits = bits
         self.values = dict(values)
-        #: What it is told before it starts: names and widths of ports.
-        self.inputs = {f"extent_{i}": bits for i in range(loops)}
+        ports = {f"extent_{i}": In(bits) for i in range(loops)}
         for name, width in self.values.items():
-            self.inputs |= {f"{name}_base": width}
-            self.inputs |= {f"{name}_step_{i}": width for i in range(loops)}
+            ports |= {f"{name}_base": In(width), name: Out(width)}
+            ports |= {f"{name}_step_{i}": In(width) for i in range(loops)}
         super().__init__(
             {
                 "start": In(1),
@@ -79,8 +77,7 @@ class LoopNest(SharedComponent):
                 "valid": Out(1),
                 "at_end": Out(loops),
                 "odd": Out(loops),
-                **{name: In(width) for name, width in self.inputs.items()},
-                **{name: Out(width) for name, width in self.values.items()},
+                **ports,
             }
         )
 
@@ -116,71 +113,4 @@ class LoopNest(SharedComponent):
                 m.d.sync += value.eq(getattr(self, f"{name}_base"))
             with m.Elif(self.next):
                 m.d.sync += value.eq(value + step)
-        return m
-
-
-class SteppedNest(SharedComponent):
-    """A loop nest that steps by itself, up to one iteration ahead of who takes them.
-
-    So no counter waits for ``o.ready``, which comes a long way. An iteration is offered in the
-    cycle in which the nest is there.
-
-    Parameters
-    ----------
-    nest : LoopNest
-        Its parameters are those of this one.
-    flags : int
-        Bits that whoever places it derives from ``at_end`` and ``odd``, to travel along; without
-        any, there are no such ports.
-
-    Members
-    -------
-    start, extent_I, NAME_base, NAME_step_I
-        Of the nest.
-    at_end, odd : Out(loops)
-        Of the nest's present iteration.
-    flags : In(flags)
-        Of the same.
-    o : Out(stream of {values by name, flags})
-    """
-
-    def __init__(self, nest: LoopNest, flags: int) -> None:
-        self.nest = nest
-        self.travelling = {"flags": flags} if flags else {}
-        layout = data.StructLayout(nest.values | self.travelling)
-        super().__init__(
-            {
-                "start": In(1),
-                "at_end": Out(nest.loops),
-                "odd": Out(nest.loops),
-                **{name: In(width) for name, width in self.travelling.items()},
-                "o": Out(stream.Signature(layout)),
-                **{name: In(width) for name, width in nest.inputs.items()},
-            }
-        )
-
-    @property
-    def definition(self) -> str:
-        return f"stepped_{self.nest.definition}_{self.travelling.get('flags', 0)}"
-
-    def body(self) -> Module:
-        m = Module()
-        m.submodules.nest = nest = self.nest
-        m.d.comb += [getattr(nest, name).eq(getattr(self, name)) for name in nest.inputs]
-        present = Signal.like(self.o.payload)
-        kept = Signal.like(self.o.payload)
-        full = Signal()
-        m.d.comb += [
-            nest.start.eq(self.start),
-            self.at_end.eq(nest.at_end),
-            self.odd.eq(nest.odd),
-            *(present[name].eq(getattr(nest, name)) for name in nest.values),
-            *(present[name].eq(getattr(self, name)) for name in self.travelling),
-            nest.next.eq(nest.valid & ~full),
-            self.o.valid.eq(nest.valid | full),
-            self.o.payload.eq(Mux(full, kept, present)),
-        ]
-        m.d.sync += full.eq(self.o.valid & ~self.o.ready)
-        with m.If(~full):
-            m.d.sync += kept.eq(present)
         return m

@@ -10,6 +10,7 @@ from pe_library.shared import SharedComponent
 from .config import AcceleratorConfig
 from .nest import LoopNest
 from .registers import MODES, loops_of, registers_layout
+from .skid import Skid
 
 __all__ = ["Results", "Serializer"]
 
@@ -159,22 +160,19 @@ class Results(SharedComponent):
                 m.d.sync += dropped.eq(dropped + 1)
         offered = Signal()
         # To the host, one result more is taken while one is sent: so `ready` comes from a register.
-        waiting = Signal.like(self.i.payload)
-        waits = Signal()
-        to_send = Signal()
+        m.submodules.skid = skid = Skid(len(self.i.payload))
         m.d.comb += [
             offered.eq(self.i.valid & wanted),
-            self.i.ready.eq(~waits),
+            self.i.ready.eq(skid.i.ready),
             nest.next.eq(offered & self.i.ready),
             self.write_en.eq(offered & ~to_host),
             self.write_addr.eq(nest.out),
             self.write_data.eq(self.i.payload[: self.code_bits]),
-            to_send.eq((offered & to_host) | waits),
+            skid.i.valid.eq(offered & to_host),
+            skid.i.payload.eq(self.i.payload),
+            skid.o.ready.eq(serializer.i.ready),
             self.busy.eq(nest.valid | serializer.o.valid),
         ]
-        m.d.sync += waits.eq(to_send & ~serializer.i.ready)
-        with m.If(~waits):
-            m.d.sync += waiting.eq(self.i.payload)
 
         read = Signal()  # a word is at read_data
         ended = Signal()  # the last word is read
@@ -203,8 +201,8 @@ class Results(SharedComponent):
             ]
         with m.Else():
             m.d.comb += [
-                serializer.i.valid.eq(to_send),
-                serializer.i.payload.data.eq(Mux(waits, waiting, self.i.payload)),
+                serializer.i.valid.eq(skid.o.valid),
+                serializer.i.payload.data.eq(skid.o.payload),
                 serializer.i.payload.beats.eq(
                     Mux(raw, self.beats(len(self.i.payload)), self.beats(self.code_bits)) - 1
                 ),

@@ -8,8 +8,9 @@ from amaranth.utils import ceil_log2
 from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
-from .nest import LoopNest, SteppedNest
+from .nest import LoopNest
 from .registers import LOOPS, MODES, loops_of, registers_layout
+from .skid import Skid
 
 __all__ = ["ActivationStreamer", "WeightStreamer"]
 
@@ -64,7 +65,11 @@ class ActivationStreamer(SharedComponent):
         values = {"act": self.address_bits}
         if config.pads:
             values |= dict.fromkeys(("y", "x"), config.loop_bits)
-        m.submodules.nest = nest = SteppedNest(LoopNest(LOOPS, config.loop_bits, values), flags=3)
+        m.submodules.nest = nest = LoopNest(LOOPS, config.loop_bits, values)
+        # So that no counter waits for `ready` of the beats, the nest is up to a step ahead of them.
+        m.submodules.ahead = ahead = Skid(
+            data.StructLayout(values | {"tail": 1, "last": 1, "second": 1})
+        )
         m.d.comb += nest.start.eq(self.start)
         for i in range(LOOPS):
             m.d.comb += getattr(nest, f"extent_{i}").eq(registers[f"extent_{i}"])
@@ -78,14 +83,19 @@ class ActivationStreamer(SharedComponent):
                     nest.extent_0.eq(config.array.rows - 1),
                     pass_ends.eq(of_pass & summed),
                 ]
-        m.d.comb += nest.flags.eq(
-            Cat(nest.at_end[loops.summed[0]], pass_ends, nest.odd[loops.summed[0]])
-        )
+        m.d.comb += [
+            ahead.i.valid.eq(nest.valid),
+            nest.next.eq(nest.valid & ahead.i.ready),
+            ahead.i.payload.tail.eq(nest.at_end[loops.summed[0]]),
+            ahead.i.payload.last.eq(pass_ends),
+            ahead.i.payload.second.eq(nest.odd[loops.summed[0]]),
+            *(ahead.i.payload[name].eq(getattr(nest, name)) for name in values),
+        ]
         for name in values:
             m.d.comb += getattr(nest, f"{name}_base").eq(registers[f"{name}_base"])
             for i in range(LOOPS):
-                step = f"{name}_step_{i}"
-                m.d.comb += getattr(nest, step).eq(registers[step])
+                port = f"{name}_step_{i}"
+                m.d.comb += getattr(nest, port).eq(registers[port])
 
         advance = Signal()
         found = Signal()  # there is something at read_data
@@ -94,12 +104,12 @@ class ActivationStreamer(SharedComponent):
         beyond = Signal(config.vector)  # granules that lie behind the last channel
         last = Signal()
         second = Signal()
-        place = nest.o.payload
+        step = ahead.o.payload
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
-            nest.o.ready.eq(advance),
-            self.read_en.eq(nest.o.valid & advance),
-            self.read_addr.eq(place.act),
+            ahead.o.ready.eq(advance),
+            self.read_en.eq(ahead.o.valid & advance),
+            self.read_addr.eq(step.act),
         ]
         if config.aligned and config.read_codes > config.array.cols:
             # The array takes whole words, of which a block of groups may be a part.
@@ -107,17 +117,16 @@ class ActivationStreamer(SharedComponent):
                 m.d.comb += self.read_addr[: ceil_log2(config.word)].eq(0)
         if config.pads:
             # Places left of or above the input are negative: as unsigned numbers, great.
-            m.d.comb += within.eq((place.y < registers.height) & (place.x < registers.width))
+            m.d.comb += within.eq((step.y < registers.height) & (step.x < registers.width))
         bits = config.granule_bits
         pad = registers.pad.replicate(config.granule)
-        tail, of_pass_last, odd = place.flags
         with m.If(advance):
             m.d.sync += [
-                found.eq(nest.o.valid),
+                found.eq(ahead.o.valid),
                 inside.eq(within),
-                beyond.eq(Cat(tail & (registers.tail <= i) for i in range(config.vector))),
-                last.eq(of_pass_last),
-                second.eq(odd),
+                beyond.eq(Cat(step.tail & (registers.tail <= i) for i in range(config.vector))),
+                last.eq(step.last),
+                second.eq(step.second),
                 self.o.valid.eq(found),
                 self.o.payload.last.eq(last),
                 self.o.payload.second.eq(second),
@@ -169,9 +178,10 @@ class WeightStreamer(SharedComponent):
         m = Module()
         order = loops_of(self.config)
         loops = (*order.summed, *order.outside)
-        m.submodules.nest = nest = SteppedNest(
-            LoopNest(1 + len(loops), self.config.loop_bits, {"address": self.address_bits}), flags=0
+        m.submodules.nest = nest = LoopNest(
+            1 + len(loops), self.config.loop_bits, {"address": self.address_bits}
         )
+        m.submodules.ahead = ahead = Skid(self.address_bits)
         m.d.comb += [
             nest.start.eq(self.start),
             nest.extent_0.eq(self.config.array.rows - 1),
@@ -187,11 +197,14 @@ class WeightStreamer(SharedComponent):
         advance = Signal()
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
-            nest.o.ready.eq(advance),
-            self.read_en.eq(nest.o.valid & advance),
-            self.read_addr.eq(nest.o.payload.address),
+            ahead.i.valid.eq(nest.valid),
+            ahead.i.payload.eq(nest.address),
+            nest.next.eq(nest.valid & ahead.i.ready),
+            ahead.o.ready.eq(advance),
+            self.read_en.eq(ahead.o.valid & advance),
+            self.read_addr.eq(ahead.o.payload),
             self.o.payload.eq(self.read_data),
         ]
         with m.If(advance):
-            m.d.sync += self.o.valid.eq(nest.o.valid)
+            m.d.sync += self.o.valid.eq(ahead.o.valid)
         return m
