@@ -383,10 +383,24 @@ MUTANTS = [
     ),
     _accelerator(
         "a shorter vector is read from the beginning of its word",
-        "buffer",
-        "word_select(place_q, config.granule_bits)",
-        "word_select(0 * place_q, config.granule_bits)",
+        "streamers",
+        "codes.word_select(place, bits)",
+        "codes.word_select(0 * place, bits)",
         "random and (aligned or small)",
+    ),
+    _accelerator(
+        "the place of a shorter vector is that of the next one",
+        "streamers",
+        "place.eq(place_1)",
+        "place.eq(step.act)",
+        "random and (aligned or small)",
+    ),
+    _accelerator(
+        "words of which the array takes a part have a tail",
+        "streamers",
+        "if not whole:",
+        "if True:",
+        "random",
     ),
     _accelerator(
         "a vector is written to all of its word",
@@ -394,13 +408,6 @@ MUTANTS = [
         "Mux(self.write_en, 1 << first, 0)",
         "Mux(self.write_en, ~0, 0)",
         "random and (aligned or small)",
-    ),
-    _accelerator(
-        "a block of groups has its granule lowest",
-        "streamers",
-        "self.read_addr[: ceil_log2(config.word)].eq(0)",
-        "self.read_addr.eq(step.act)",
-        "random and aligned",
     ),
     _accelerator(
         "every beat of a weight is its first part",

@@ -32,6 +32,7 @@ from .postprocess import PostProcess
 from .registers import MODES
 from .results import Results
 from .sequencer import Sequencer
+from .skid import Skid
 from .streamers import ActivationStreamer, WeightStreamer
 from .transposer import Transposer
 
@@ -149,7 +150,10 @@ class Accelerator(SharedComponent):
             ]
 
         # Operands to the array, or past it.
-        codes = act_streamer.o.payload.codes
+        read = act_streamer.o.payload
+        to_array, past_it = read.codes, read.short
+        if config.read_codes < cols:
+            to_array, past_it = past_it, to_array
         operands = array.i_act
         if config.array.dataflow == "os":
             m.submodules.transposer = transposer = Transposer(
@@ -164,32 +168,33 @@ class Accelerator(SharedComponent):
             ]
         m.d.comb += [
             operands.valid.eq(act_streamer.o.valid & ~past),
-            operands.payload.data.eq(codes),
-            operands.payload.last.eq(act_streamer.o.payload.last),
+            operands.payload.data.eq(to_array),
+            operands.payload.last.eq(read.last),
             direct.i.valid.eq(act_streamer.o.valid & past),
-            direct.i.payload.codes.eq(codes),
-            direct.i.payload.last.eq(act_streamer.o.payload.last),
-            direct.i.payload.second.eq(act_streamer.o.payload.second),
+            direct.i.payload.codes.eq(past_it),
+            direct.i.payload.last.eq(read.last),
+            direct.i.payload.second.eq(read.second),
             act_streamer.o.ready.eq(Mux(past, direct.i.ready, operands.ready)),
             array.i_weight.valid.eq(weight_streamer.o.valid),
             array.i_weight.payload.eq(weight_streamer.o.payload),
             weight_streamer.o.ready.eq(array.i_weight.ready),
         ]
+        # So that a stall, which comes a long way, need not get to all of the array at once.
+        m.submodules.sums = sums = Skid(accumulate.i.payload.shape())
         bits, sum_bits = config.array.accumulator.bits, config.sum_bits
         m.d.comb += [
-            accumulate.i.valid.eq(Mux(past, direct.o.valid, array.o_sum.valid)),
-            accumulate.i.payload.last.eq(
-                Mux(past, direct.o.payload.last, array.o_sum.payload.last)
-            ),
-            array.o_sum.ready.eq(accumulate.i.ready & ~past),
-            direct.o.ready.eq(accumulate.i.ready & past),
+            sums.i.valid.eq(Mux(past, direct.o.valid, array.o_sum.valid)),
+            sums.i.payload.last.eq(Mux(past, direct.o.payload.last, array.o_sum.payload.last)),
+            array.o_sum.ready.eq(sums.i.ready & ~past),
+            direct.o.ready.eq(sums.i.ready & past),
+            accumulate.i.valid.eq(sums.o.valid),
+            accumulate.i.payload.eq(sums.o.payload),
+            sums.o.ready.eq(accumulate.i.ready),
         ]
         for c in range(cols):
             total = array.o_sum.payload.data.word_select(c, bits).as_signed()
             other = direct.o.payload.sums.word_select(c, sum_bits).as_signed()
-            m.d.comb += accumulate.i.payload.sums.word_select(c, sum_bits).eq(
-                Mux(past, other, total)
-            )
+            m.d.comb += sums.i.payload.sums.word_select(c, sum_bits).eq(Mux(past, other, total))
 
         m.d.comb += [
             postprocess.i.valid.eq(accumulate.o.valid),

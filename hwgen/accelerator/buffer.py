@@ -107,7 +107,8 @@ class ActivationBuffer(SharedComponent):
     Members
     -------
     read_en, read_addr, read_data
-        The vector at a granule follows ``read_en`` by one cycle, and stays until the next one.
+        The vector at a granule, or the word that holds it, follows ``read_en`` by one cycle, and
+        stays until the next one.
     write_en, write_addr, write_data
         ``cols`` codes to a granule.
     load_en, load_addr, load_data
@@ -137,7 +138,7 @@ class ActivationBuffer(SharedComponent):
 
 
 class AlignedBuffer(ActivationBuffer):
-    """Words as long as the longer vector; a shorter one is moved to the lowest codes."""
+    """Words as long as the longer vector; of a shorter one all of its word is read."""
 
     def body(self) -> Module:
         m = Module()
@@ -147,17 +148,11 @@ class AlignedBuffer(ActivationBuffer):
             width, config.activation_words, part, "activation_words"
         )
         place_bits = ceil_log2(config.word)  # of the address: the granule in its word
-        place, row = self.read_addr[:place_bits], self.read_addr[place_bits:]
-        place_q = Signal(place_bits)
-        with m.If(self.read_en):
-            m.d.sync += place_q.eq(place)
         m.d.comb += [
             memory.read_en.eq(self.read_en),
-            memory.read_addr.eq(row),
+            memory.read_addr.eq(self.read_addr[place_bits:]),
             self.read_data.eq(memory.read_data),
         ]
-        lowest = self.read_data[: config.granule_bits]
-        m.d.comb += lowest.eq(memory.read_data.word_select(place_q, config.granule_bits))
         first = self.write_addr[: ceil_log2(memory.parts)]
         with m.If(self.load_en):
             m.d.comb += [

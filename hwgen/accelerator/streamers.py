@@ -18,7 +18,7 @@ __all__ = ["ActivationStreamer", "WeightStreamer"]
 class ActivationStreamer(SharedComponent):
     """Reads activations, with padding, one vector a cycle.
 
-    A vector is the widest that anybody takes: ``max(rows * lanes, cols)`` codes. There is no
+    A vector is the longest that anybody takes: ``max(rows * lanes, cols)`` codes. There is no
     bubble.
 
     Members
@@ -29,9 +29,9 @@ class ActivationStreamer(SharedComponent):
         See ``registers.py``; stable during a run.
     read_en, read_addr, read_data
         Port of the activation buffer.
-    o : Out(stream of {codes, last, second})
-        ``last``: the last beat of a pass. ``second``: channel blocks with an odd index, which of an
-        addition are its second input.
+    o : Out(stream of {codes, short, last, second})
+        ``short``: the vector for who takes fewer codes. ``last``: the last beat of a pass.
+        ``second``: channel blocks with an odd index, which of an addition are its second input.
     """
 
     #: Cycles from ``start`` to the first beat: the nest, the buffer, what was read.
@@ -41,7 +41,13 @@ class ActivationStreamer(SharedComponent):
         self.config = config
         self.address_bits = (config.granules - 1).bit_length()
         layout = data.StructLayout(
-            {"codes": config.vector * config.granule_bits, "last": 1, "second": 1}
+            {
+                "codes": config.vector * config.granule_bits,
+                "short": min(config.read_codes, config.array.cols)
+                * config.array.pe.activation.bits,
+                "last": 1,
+                "second": 1,
+            }
         )
         super().__init__(
             {
@@ -111,30 +117,39 @@ class ActivationStreamer(SharedComponent):
             self.read_en.eq(ahead.o.valid & advance),
             self.read_addr.eq(step.act),
         ]
-        if config.aligned and config.read_codes > config.array.cols:
-            # The array takes whole words, of which a block of groups may be a part.
-            with m.If(~direct):
-                m.d.comb += self.read_addr[: ceil_log2(config.word)].eq(0)
         if config.pads:
             # Places left of or above the input are negative: as unsigned numbers, great.
             m.d.comb += within.eq((step.y < registers.height) & (step.x < registers.width))
         bits = config.granule_bits
         pad = registers.pad.replicate(config.granule)
+        # Words of which the array takes a part, and others all that they read, have no tail.
+        whole = config.aligned and config.read_codes <= config.array.cols
         with m.If(advance):
             m.d.sync += [
                 found.eq(ahead.o.valid),
                 inside.eq(within),
-                beyond.eq(Cat(step.tail & (registers.tail <= i) for i in range(config.vector))),
                 last.eq(step.last),
                 second.eq(step.second),
                 self.o.valid.eq(found),
                 self.o.payload.last.eq(last),
                 self.o.payload.second.eq(second),
             ]
+            if not whole:
+                m.d.sync += beyond.eq(
+                    Cat(step.tail & (registers.tail <= i) for i in range(config.vector))
+                )
             for i in range(config.vector):
                 m.d.sync += self.o.payload.codes.word_select(i, bits).eq(
                     Mux(inside & ~beyond[i], self.read_data.word_select(i, bits), pad)
                 )
+        short = self.o.payload.codes[: len(self.o.payload.short)]
+        if config.word > 1:  # the granule of the word; chosen here, as a block RAM is slow itself
+            place = Signal(ceil_log2(config.word))
+            place_1 = Signal.like(place)
+            with m.If(advance):
+                m.d.sync += [place_1.eq(step.act), place.eq(place_1)]
+            short = self.o.payload.codes.word_select(place, bits)
+        m.d.comb += self.o.payload.short.eq(short)
         return m
 
 

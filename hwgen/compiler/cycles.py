@@ -76,7 +76,7 @@ def _serialized(
     """Return when the last beat of a run to the host is sent, if a vector takes several.
 
     While one vector is sent, the serializer takes one more, and then stops all that is behind the
-    array; the array stops as soon as it has a beat to hand on.
+    array; the array hands on one beat more, and stops as soon as it has another.
 
     Parameters
     ----------
@@ -98,7 +98,8 @@ def _serialized(
                 then += end - max(begin, cycle)
         return then
 
-    taken = start - behind  # when the accumulation takes the last sum of the vector
+    # When the array hands on the last sum of the vector, and when the accumulation takes it.
+    given = taken = start - behind
     free = 0  # when the serializer is free
     for j in range(blocks * pixels):
         if j % pixels >= skip:
@@ -108,11 +109,15 @@ def _serialized(
                 stops.append((arrived + 1, sent + 1))
             free = sent + beats
         if (j + 1) % pixels:
-            taken = later(taken, 1)
-        else:  # the next block's passes, up to the first beat of the last one
-            for _ in range(summed - 1):
-                taken = later(taken + apart - pixels + 1, pixels - 1)
-            taken = later(taken + apart - pixels + 1, 0)
+            given = taken + 1
+            taken = later(given, 0)
+            continue
+        for i in range(summed):  # the next block's passes, up to the first beat of the last one
+            given = max(given + apart - pixels + 1, taken + 1)
+            taken = later(given, 0)
+            if i < summed - 1 and pixels > 1:
+                given = later(taken, pixels - 2) + 1
+                taken = later(given, 0)
     return free
 
 
