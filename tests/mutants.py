@@ -6,9 +6,8 @@
 
 It needs what the tests need (`pip install -e '.[test]'`). A mutant is one edit of a generator's
 source. It is made in a copy of the packages, on which the conformance suite, or the accelerator's
-tests, run with `-x`; it is
-caught when a test fails (an error of the edit itself, such
-as a design that does not elaborate, does not count). The unbroken copy must pass the same tests.
+tests, run with `-x`; it is caught when a test fails (an error of the edit itself, such as a design
+that does not elaborate, does not count). The unbroken copy must pass the same tests.
 Exit status 1 if a mutant survives, or if an edit no longer fits its source.
 """
 
