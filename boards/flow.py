@@ -103,6 +103,13 @@ def kit_of(board: Board) -> Kit:
     return _KITS[board.family]
 
 
+#: What is constant in a module gets one level further down to those that it uses: above all the
+#: enable of an array, which an accelerator never lets wait.
+_CONSTANTS = "opt_hier; opt_expr; opt_clean; "
+#: From the top to a cell of an array: core, accelerator, array, grids, cell, its arithmetic.
+_LEVELS = 8
+
+
 def map_design(
     store: Store, board: Board, core: str, top: TopFiles, *, recipe: str, flat: bool,
     seconds: float,
@@ -138,6 +145,8 @@ def map_design(
              family.use_dsp if target.dsp else family.no_dsp, "-top top"]  # fmt: skip
     if board.size == "up5k":
         words += ["-spram"]
+    if not flat:
+        before += f"hierarchy -top top; proc; {_CONSTANTS * _LEVELS}"
     script = (
         f"read_rtlil top.il; read_verilog core.v; {before}{' '.join(filter(None, words))}; "
         f"{'' if flat else 'flatten; opt_clean; '}"

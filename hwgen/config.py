@@ -125,6 +125,15 @@ class ArrayConfig:
         return Accumulator(bits, self.overflow)
 
     @property
+    def latency(self) -> int:
+        """Cycles from a beat of activations (output-stationary: a pass's last) to its first sums.
+
+        One register at the operands, ``pipeline`` inside the PE and one at the sum; one more for
+        each further row and column on the way to the far corner.
+        """
+        return self.rows + self.cols + self.pe.pipeline
+
+    @property
     def macs_per_cycle(self) -> int:
         """Products the array makes in one cycle."""
         return self.rows * self.cols * self.pe.lanes

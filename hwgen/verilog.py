@@ -13,7 +13,9 @@ from importlib.metadata import version
 from typing import Any
 
 from amaranth.back import rtlil  # type: ignore[attr-defined]
-from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
+from amaranth.hdl import ClockSignal, Const, Instance, ResetSignal, Value
+from amaranth.hdl._ir import PortDirection
+from amaranth.lib.wiring import In
 
 from pe_library.shared import SharedComponent
 
@@ -85,12 +87,24 @@ def _one_paragraph(match: re.Match[str]) -> str:
 def list_ports(component: SharedComponent) -> list[dict[str, Any]]:
     """List the ports of a component's Verilog: name, direction and width in bits."""
     ports = [("clk", "input", 1), ("rst", "input", 1)]
-    for path, member, value in component.signature.flatten(component):
-        direction = "input" if member.flow.name == "In" else "output"
-        ports.append(("__".join(path), direction, len(Value.cast(value))))
+    for name, (value, direction) in _wires(component).items():
+        ports.append((name, direction.name.lower(), len(value)))
     return [
         {"name": name, "direction": direction, "width": width} for name, direction, width in ports
     ]
+
+
+def _wires(component: SharedComponent) -> dict[str, tuple[Value, PortDirection]]:
+    """Return the ports by name. The ``ready`` of a stream that is always ready is none."""
+    members = component.signature.flatten(component)
+    return {
+        "__".join(map(str, path)): (
+            Value.cast(value),
+            PortDirection.Input if member.flow == In else PortDirection.Output,
+        )
+        for path, member, value in members
+        if not isinstance(value, Const)
+    }
 
 
 def tool_versions() -> dict[str, str]:
@@ -120,9 +134,9 @@ class _Emitter:
         defined, text = self.definitions[name]
         if (type(defined), defined.signature) != (type(component), component.signature):
             raise AssertionError(f"two different components are both defined as {name}")
-        ports = {
-            f"{'i' if member.flow.name == 'In' else 'o'}_{'__'.join(path)}": value
-            for path, member, value in component.signature.flatten(component)
+        ports: dict[str, Value] = {
+            f"{direction.name[0].lower()}_{port}": value
+            for port, (value, direction) in _wires(component).items()
         }
         if re.search(r"^  wire width 1 input \d+ +\\clk$", text, re.MULTILINE):
             ports |= {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
@@ -133,7 +147,9 @@ class _Emitter:
         if name in map(self.name_of, self._open):
             raise AssertionError(f"{name} is defined within itself")
         self._open.append(component)
-        text = rtlil.convert(component, name=name, platform=self, emit_src=False)
+        text = rtlil.convert(
+            component, name=name, platform=self, ports=_wires(component), emit_src=False
+        )
         self._open.pop()
         self.definitions[name] = component, _INITIAL_VALUE.sub("", _ZERO_MEMORY.sub("", text))
 

@@ -463,10 +463,22 @@ MUTANTS = [
         "what is no total is forwarded later", "accumulate", "(valid_1, place_1)", "(1, place_1)"
     ),
     _accelerator(
-        "the next sum is read while nothing moves",
-        "accumulate",
-        "read.en.eq(advance)",
-        "read.en.eq(1)",
+        "nothing is held before the FIFO is full",
+        "results",
+        "self.hold.eq(fifo.r_level >= self.enough(self.config))",
+        "self.hold.eq(0)",
+    ),
+    _accelerator(
+        "the FIFO has no room for what is on its way",
+        "results",
+        "(1 << (cls.enough(config) + cls.to_come(config) - 1).bit_length()) + 1",
+        "cls.enough(config) + cls.to_come(config) // 2",
+    ),
+    _accelerator(
+        "a result that waits is forgotten at the end",
+        "results",
+        "nest.valid | fifo.r_level.any() | serializer.o.valid",
+        "nest.valid | serializer.o.valid",
     ),
     _accelerator("what was kept is overwritten", "skid", "with m.If(~full):", "with m.If(1):"),
     _accelerator(

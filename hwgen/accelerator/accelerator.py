@@ -32,7 +32,6 @@ from .postprocess import PostProcess
 from .registers import MODES
 from .results import Results
 from .sequencer import Sequencer
-from .skid import Skid
 from .streamers import ActivationStreamer, WeightStreamer
 from .transposer import Transposer
 
@@ -139,7 +138,6 @@ class Accelerator(SharedComponent):
             ("parameter", parameters, postprocess),
         ):
             m.d.comb += [
-                buffer.read_en.eq(reader.read_en),
                 buffer.read_addr.eq(reader.read_addr),
                 reader.read_data.eq(buffer.read_data),
                 buffer.write_mask.eq(Mux(loads[name], 1 << sequencer.load_part, 0)),
@@ -148,60 +146,63 @@ class Accelerator(SharedComponent):
                     sequencer.load_data[-config.stream_bits :].replicate(buffer.parts)
                 ),
             ]
+        m.d.comb += [weights.read_en.eq(weight_streamer.read_en), parameters.read_en.eq(1)]
 
-        # Operands to the array, or past it.
-        read = act_streamer.o.payload
+        # Operands to the array, or past it, while there is room for what becomes of them.
+        read, go = act_streamer.o.payload, ~results.hold
         to_array, past_it = read.codes, read.short
         if config.read_codes < cols:
             to_array, past_it = past_it, to_array
-        operands = array.i_act
-        if config.array.dataflow == "os":
-            m.submodules.transposer = transposer = Transposer(
-                config.array.rows, config.array.pe.lanes * config.array.pe.activation.bits
-            )
-            operands = transposer.i
-            m.d.comb += [
-                array.i_act.valid.eq(transposer.o.valid),
-                array.i_act.payload.data.eq(transposer.o.payload.data),
-                array.i_act.payload.last.eq(transposer.o.payload.last),
-                transposer.o.ready.eq(array.i_act.ready),
-            ]
         m.d.comb += [
-            operands.valid.eq(act_streamer.o.valid & ~past),
-            operands.payload.data.eq(to_array),
-            operands.payload.last.eq(read.last),
-            direct.i.valid.eq(act_streamer.o.valid & past),
+            direct.i.valid.eq(act_streamer.o.valid & past & go),
             direct.i.payload.codes.eq(past_it),
             direct.i.payload.last.eq(read.last),
             direct.i.payload.second.eq(read.second),
-            act_streamer.o.ready.eq(Mux(past, direct.i.ready, operands.ready)),
             array.i_weight.valid.eq(weight_streamer.o.valid),
             array.i_weight.payload.eq(weight_streamer.o.payload),
             weight_streamer.o.ready.eq(array.i_weight.ready),
         ]
-        # So that a stall, which comes a long way, need not get to all of the array at once.
-        m.submodules.sums = sums = Skid(accumulate.i.payload.shape())
+        if config.array.dataflow == "os":
+            m.submodules.transposer = transposer = Transposer(
+                config.array.rows, config.array.pe.lanes * config.array.pe.activation.bits
+            )
+            m.d.comb += [
+                transposer.i.valid.eq(act_streamer.o.valid & ~past),
+                transposer.i.payload.data.eq(to_array),
+                transposer.i.payload.last.eq(read.last),
+                act_streamer.o.ready.eq(Mux(past, go, transposer.i.ready)),
+                array.i_act.valid.eq(transposer.o.valid & go),
+                array.i_act.payload.data.eq(transposer.o.payload.data),
+                array.i_act.payload.last.eq(transposer.o.payload.last),
+                transposer.o.ready.eq(array.i_act.ready & go),
+            ]
+        else:
+            m.d.comb += [
+                array.i_act.valid.eq(act_streamer.o.valid & ~past & go),
+                array.i_act.payload.data.eq(to_array),
+                array.i_act.payload.last.eq(read.last),
+                act_streamer.o.ready.eq((past | array.i_act.ready) & go),
+            ]
+        # The array never stands still.
         bits, sum_bits = config.array.accumulator.bits, config.sum_bits
         m.d.comb += [
-            sums.i.valid.eq(Mux(past, direct.o.valid, array.o_sum.valid)),
-            sums.i.payload.last.eq(Mux(past, direct.o.payload.last, array.o_sum.payload.last)),
-            array.o_sum.ready.eq(sums.i.ready & ~past),
-            direct.o.ready.eq(sums.i.ready & past),
-            accumulate.i.valid.eq(sums.o.valid),
-            accumulate.i.payload.eq(sums.o.payload),
-            sums.o.ready.eq(accumulate.i.ready),
+            array.o_sum.ready.eq(1),
+            accumulate.i.valid.eq(Mux(past, direct.o.valid, array.o_sum.valid)),
+            accumulate.i.payload.last.eq(
+                Mux(past, direct.o.payload.last, array.o_sum.payload.last)
+            ),
         ]
         for c in range(cols):
             total = array.o_sum.payload.data.word_select(c, bits).as_signed()
             other = direct.o.payload.sums.word_select(c, sum_bits).as_signed()
-            m.d.comb += sums.i.payload.sums.word_select(c, sum_bits).eq(Mux(past, other, total))
+            m.d.comb += accumulate.i.payload.sums.word_select(c, sum_bits).eq(
+                Mux(past, other, total)
+            )
 
         m.d.comb += [
             postprocess.i.valid.eq(accumulate.o.valid),
             postprocess.i.payload.eq(accumulate.o.payload),
-            accumulate.o.ready.eq(postprocess.i.ready),
             results.i.valid.eq(postprocess.o.valid),
             results.i.payload.eq(postprocess.o.payload),
-            postprocess.o.ready.eq(results.i.ready),
         ]
         return m

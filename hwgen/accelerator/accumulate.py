@@ -28,11 +28,10 @@ class Accumulate(SharedComponent):
         Begin a run.
     registers : In(struct)
         See ``registers.py``.
-    i : In(stream of {sums, last})
+    i : In(stream of {sums, last}, always ready)
         ``last``: the last beat of a pass.
-    o : Out(stream of {sums, last})
-        Results; ``last``: the last of a block of output channels. ``ready`` must come from a
-        register: without it nothing here moves, and nothing before it.
+    o : Out(stream of {sums, last}, always ready)
+        Results; ``last``: the last of a block of output channels.
     """
 
     #: Cycles from a sum to its result: the old sum is read, the total made.
@@ -45,8 +44,8 @@ class Accumulate(SharedComponent):
             {
                 "start": In(1),
                 "registers": In(registers_layout(config)),
-                "i": In(stream.Signature(layout)),
-                "o": Out(stream.Signature(layout)),
+                "i": In(stream.Signature(layout, always_ready=True)),
+                "o": Out(stream.Signature(layout, always_ready=True)),
             }
         )
 
@@ -81,12 +80,9 @@ class Accumulate(SharedComponent):
         first = Signal()  # this is the first of the passes that are summed
         final = Signal(name="final_pass")  # this is the last of them
         ends = Signal()  # this is the last of a block of output channels
-        take = Signal()
-        advance = self.o.ready
         # What a beat is added to is read in the cycle before it comes, and its total is written two
         # cycles after. So totals are forwarded to the next three beats, where they have the same
-        # place: near, as one is made; far, as it is written; or as it was written just now. When
-        # nothing advances, nothing is read, and the same total is written again.
+        # place: near, as one is made; far, as it is written; or as it was written just now.
         valid_1 = Signal()
         final_1 = Signal()
         ends_1 = Signal()
@@ -95,17 +91,14 @@ class Accumulate(SharedComponent):
         far = Signal()
         fresh = Signal()  # one of the three has the place of the beat that comes now
         m.d.comb += [
-            self.i.ready.eq(advance),
-            take.eq(self.i.valid & advance),
             final.eq(passes.at_end[: len(loops.summed)].all()),
             ends.eq(self.i.payload.last & passes.at_end.all()),
             following.eq(Mux(self.i.payload.last, 0, place + 1)),
             # Read ahead: the place of the next beat is known.
             read.addr.eq(Mux(self.i.valid, following, place)),
-            read.en.eq(advance),
             write.data.eq(self.o.payload.sums),
-            passes.next.eq(take & self.i.payload.last & ~ends),
-            passes.start.eq(self.start | (take & ends)),
+            passes.next.eq(self.i.valid & self.i.payload.last & ~ends),
+            passes.start.eq(self.start | (self.i.valid & ends)),
         ]
         same = Cat(
             valid & (read.addr == before)
@@ -113,26 +106,25 @@ class Accumulate(SharedComponent):
                 (self.i.valid, place), (valid_1, place_1), (write.en, write.addr)
             )
         )  # fmt: skip
-        with m.If(take):
+        with m.If(self.i.valid):
             m.d.sync += place.eq(following)
             with m.If(self.i.payload.last):
                 m.d.sync += first.eq(final)
         with m.If(self.start):
             m.d.sync += [place.eq(0), first.eq(1)]
-        with m.If(advance):
-            m.d.sync += [
-                valid_1.eq(self.i.valid),
-                final_1.eq(final),
-                ends_1.eq(ends),
-                place_1.eq(place),
-                near.eq(same[0]),
-                far.eq(same[1]),
-                fresh.eq(same.any()),
-                write.addr.eq(place_1),
-                write.en.eq(valid_1 & ~final_1),
-                self.o.valid.eq(valid_1 & final_1),
-                self.o.payload.last.eq(ends_1),
-            ]
+        m.d.sync += [
+            valid_1.eq(self.i.valid),
+            final_1.eq(final),
+            ends_1.eq(ends),
+            place_1.eq(place),
+            near.eq(same[0]),
+            far.eq(same[1]),
+            fresh.eq(same.any()),
+            write.addr.eq(place_1),
+            write.en.eq(valid_1 & ~final_1),
+            self.o.valid.eq(valid_1 & final_1),
+            self.o.payload.last.eq(ends_1),
+        ]
 
         nothing = Cat(Const(0, bits - 1), maximum)  # the least sum, of which another is the maximum
         sources = Signal(4)  # of what a beat is added to, one of them: so it costs few gates
@@ -151,11 +143,10 @@ class Accumulate(SharedComponent):
                 difference.eq(old - new),
                 total.eq(Mux(maximum, Mux(difference < 0, new, old), new + old)),
             ]
-            with m.If(advance):
-                m.d.sync += [
-                    new.eq(self.i.payload.sums.word_select(c, bits)),
-                    old.eq(found[0] | found[1] | found[2] | found[3] | Mux(first, nothing, 0)),
-                    result.eq(total),
-                    written.eq(result),
-                ]
+            m.d.sync += [
+                new.eq(self.i.payload.sums.word_select(c, bits)),
+                old.eq(found[0] | found[1] | found[2] | found[3] | Mux(first, nothing, 0)),
+                result.eq(total),
+                written.eq(result),
+            ]
         return m

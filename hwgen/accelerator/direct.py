@@ -21,6 +21,8 @@ FACTOR_BITS = 32
 class Direct(SharedComponent):
     """``(value - zero) << left``, then a fixed-point multiplication; one vector a cycle.
 
+    Nothing here waits.
+
     The arithmetic is that of ``hwgen.network.graph.Rescale``; without the multiplication where
     requantization has no multipliers.
 
@@ -28,9 +30,9 @@ class Direct(SharedComponent):
     -------
     registers : In(struct)
         ``direct_*``.
-    i : In(stream of {codes, last, second})
+    i : In(stream of {codes, last, second}, always ready)
         Codes of ``cols`` channels.
-    o : Out(stream of {sums, last})
+    o : Out(stream of {sums, last}, always ready)
         :meth:`latency` cycles later.
     """
 
@@ -41,11 +43,15 @@ class Direct(SharedComponent):
             {
                 "registers": In(registers_layout(config)),
                 "i": In(
-                    stream.Signature(data.StructLayout({"codes": bits, "last": 1, "second": 1}))
+                    stream.Signature(
+                        data.StructLayout({"codes": bits, "last": 1, "second": 1}),
+                        always_ready=True,
+                    )
                 ),
                 "o": Out(
                     stream.Signature(
-                        data.StructLayout({"sums": config.array.cols * config.sum_bits, "last": 1})
+                        data.StructLayout({"sums": config.array.cols * config.sum_bits, "last": 1}),
+                        always_ready=True,
                     )
                 ),
             }
@@ -53,7 +59,7 @@ class Direct(SharedComponent):
 
     @staticmethod
     def latency(config: AcceleratorConfig) -> int:
-        """Return the cycles from codes to sums, stalls left out."""
+        """Return the cycles from codes to sums."""
         if config.requantize != "multiplier":
             return 1 + 1  # centred, shifted
         return 1 + Product.latency(config.value_bits + 1, FACTOR_BITS) + 2 + RoundingShift.latency
@@ -65,13 +71,10 @@ class Direct(SharedComponent):
     def body(self) -> Module:
         m = Module()
         config, registers = self.config, self.registers
-        advance = Signal()
         latency = self.latency(config)
         m.d.comb += [
-            advance.eq(~self.o.valid | self.o.ready),
-            self.i.ready.eq(advance),
-            self.o.valid.eq(delayed(m, advance, self.i.valid, latency)),
-            self.o.payload.last.eq(delayed(m, advance, self.i.payload.last, latency)),
+            self.o.valid.eq(delayed(m, self.i.valid, latency)),
+            self.o.payload.last.eq(delayed(m, self.i.payload.last, latency)),
         ]
 
         def chosen(name: str) -> Value:
@@ -88,14 +91,13 @@ class Direct(SharedComponent):
         centred_bits = config.value_bits + 1
         factors = (centred_bits, FACTOR_BITS)
         until = 1 + (Product.latency(*factors) if multiplies else 0)
-        left_then = delayed(m, advance, left, until)
+        left_then = delayed(m, left, until)
         if multiplies:
             factor = Signal(FACTOR_BITS)
             # Without a multiplier the factor is 1, which is 2**31 here.
             multiplier = chosen("direct_multiplier")
-            with m.If(advance):
-                m.d.sync += factor.eq(Cat(multiplier, multiplier == 0))
-            right_then = delayed(m, advance, chosen("direct_right"), until + 2)
+            m.d.sync += factor.eq(Cat(multiplier, multiplier == 0))
+            right_then = delayed(m, chosen("direct_right"), until + 2)
         activation = config.array.pe.activation
         bits = activation.bits
         for c in range(config.array.cols):
@@ -106,12 +108,10 @@ class Direct(SharedComponent):
                 assert isinstance(activation, Integer)
                 value = signed_value(code, activation)
             centred = Signal(signed(centred_bits), name=f"centred_{c}")
-            with m.If(advance):
-                m.d.sync += centred.eq(value - zero)
+            m.d.sync += centred.eq(value - zero)
             total = self.o.payload.sums.word_select(c, config.sum_bits)
             if not multiplies:
-                with m.If(advance):
-                    m.d.sync += total.eq(centred << left_then)
+                m.d.sync += total.eq(centred << left_then)
                 continue
             m.submodules[f"product_{c}"] = product = Product(*factors)
             m.submodules[f"round_{c}"] = shift = RoundingShift(config.sum_bits)
@@ -119,18 +119,15 @@ class Direct(SharedComponent):
             shifted = Signal(signed(config.sum_bits + 1), name=f"shifted_{c}")
             high = Signal(signed(config.sum_bits), name=f"high_{c}")
             m.d.comb += [
-                product.en.eq(advance),
                 product.a.eq(centred),
                 product.b.eq(factor),
-                shift.en.eq(advance),
                 shift.value.eq(high),
                 shift.right.eq(right_then),
                 shift.up.eq(~high[-1]),  # ties away from zero
                 total.eq(shift.result),
             ]
-            with m.If(advance):
-                m.d.sync += [
-                    shifted.eq(Cat(Const(0, 1), product.product).as_signed() >> ~left_then),
-                    high.eq((shifted + 1) >> 1),
-                ]
+            m.d.sync += [
+                shifted.eq(Cat(Const(0, 1), product.product).as_signed() >> ~left_then),
+                high.eq((shifted + 1) >> 1),
+            ]
         return m

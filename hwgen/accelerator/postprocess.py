@@ -20,8 +20,6 @@ class Requantizer(SharedComponent):
 
     Members
     -------
-    en : In(1)
-        Advance enable.
     sum : In(signed(sum_bits))
         With the bias.
     parameters : In(...)
@@ -29,7 +27,7 @@ class Requantizer(SharedComponent):
     zero_point, low, high : In(signed(value_bits))
         Added at the end; bounds of the code. Stable. Thresholds need none of them.
     code : Out(activation.bits)
-        :meth:`latency` enabled cycles later.
+        :meth:`latency` cycles later.
     """
 
     #: Registers that are ports.
@@ -39,7 +37,6 @@ class Requantizer(SharedComponent):
         self.config = config
         super().__init__(
             {
-                "en": In(1),
                 "sum": In(signed(config.sum_bits)),
                 "parameters": In(config.channel_bits - config.sum_bits),
                 **dict.fromkeys(self.bounds, In(signed(config.value_bits))),
@@ -59,7 +56,7 @@ class Requantizer(SharedComponent):
     @staticmethod
     @abstractmethod
     def latency(config: AcceleratorConfig) -> int:
-        """Return the enabled cycles from the sum to the code."""
+        """Return the cycles from the sum to the code."""
 
     @abstractmethod
     def stages(self, m: Module) -> Value:
@@ -68,19 +65,17 @@ class Requantizer(SharedComponent):
     def body(self) -> Module:
         m = Module()
         code = self.stages(m)
-        with m.If(self.en):
-            m.d.sync += self.code.eq(code)
+        m.d.sync += self.code.eq(code)
         return m
 
     def _clamped(self, m: Module, scaled: Value) -> Value:
         """Return the scaled sum, with the zero point and within bounds, two registers later."""
         small = Signal(signed(self.scaled_bits))
         total = Signal(signed(self.scaled_bits + 1))
-        with m.If(self.en):
-            m.d.sync += [
-                small.eq(saturated(scaled, self.scaled_bits)),
-                total.eq(small + self.zero_point),
-            ]
+        m.d.sync += [
+            small.eq(saturated(scaled, self.scaled_bits)),
+            total.eq(small + self.zero_point),
+        ]
         return Mux(total < self.low, self.low, Mux(total > self.high, self.high, total))
 
 
@@ -101,19 +96,16 @@ class Multiplier(Requantizer):
         m.submodules.product = product = Product(len(self.sum), 31)
         m.submodules.round = rounding = RoundingShift(len(self.sum))
         high = Signal(signed(len(self.sum)))
-        with m.If(self.en):
-            m.d.sync += [
-                product.a.eq(self.sum << Mux(shift < 0, 0, shift[:3])),
-                product.b.eq(multiplier),
-                high.eq(((product.product >> 30) + 1) >> 1),
-            ]
+        m.d.sync += [
+            product.a.eq(self.sum << Mux(shift < 0, 0, shift[:3])),
+            product.b.eq(multiplier),
+            high.eq(((product.product >> 30) + 1) >> 1),
+        ]
         right = Mux(shift < 0, -shift, 0)[:5]
         until_high = 1 + Product.latency(len(self.sum), 31) + 1
         m.d.comb += [
-            product.en.eq(self.en),
-            rounding.en.eq(self.en),
             rounding.value.eq(high),
-            rounding.right.eq(delayed(m, self.en, right, until_high)),
+            rounding.right.eq(delayed(m, right, until_high)),
             rounding.up.eq(~high[-1]),  # ties away from zero
         ]
         return self._clamped(m, rounding.result)
@@ -134,27 +126,24 @@ class Shift(Requantizer):
     def stages(self, m: Module) -> Value:
         shift = self.parameters.as_signed()
         m.submodules.round = rounding = RoundingShift(len(self.sum))
-        with m.If(self.en):
-            m.d.sync += [
-                rounding.value.eq(self.sum),
-                rounding.right.eq(Mux(shift < 0, 0, shift)),
-                # To the even one: upwards if the result, rounded down, is odd.
-                rounding.up.eq(self.sum.bit_select(shift[:5], 1)),
-            ]
-        m.d.comb += rounding.en.eq(self.en)
+        m.d.sync += [
+            rounding.value.eq(self.sum),
+            rounding.right.eq(Mux(shift < 0, 0, shift)),
+            # To the even one: upwards if the result, rounded down, is odd.
+            rounding.up.eq(self.sum.bit_select(shift[:5], 1)),
+        ]
         # To the left: only what stays small matters, and all but 0 grows beyond with the longest.
         bits = self.scaled_bits
         small = Signal(signed(bits))
         left = Signal(range(bits))
         shifted = Signal(signed(bits))
-        with m.If(self.en):
-            m.d.sync += [
-                small.eq(saturated(self.sum, bits)),
-                left.eq(Mux(-shift < bits - 1, -shift, bits - 1)),
-                shifted.eq(saturated(small << left, bits)),
-            ]
-        to_left = delayed(m, self.en, shift[-1], 1 + RoundingShift.latency)
-        at_end = delayed(m, self.en, shifted, RoundingShift.latency - 1).as_signed()
+        m.d.sync += [
+            small.eq(saturated(self.sum, bits)),
+            left.eq(Mux(-shift < bits - 1, -shift, bits - 1)),
+            shifted.eq(saturated(small << left, bits)),
+        ]
+        to_left = delayed(m, shift[-1], 1 + RoundingShift.latency)
+        at_end = delayed(m, shifted, RoundingShift.latency - 1).as_signed()
         return self._clamped(m, Mux(to_left, at_end, rounding.result))
 
 
@@ -178,21 +167,20 @@ class Threshold(Requantizer):
         bits = len(self.code)
         met = Signal(count)
         reached = Signal(range(count + 1))
-        base = delayed(m, self.en, self.parameters[(count - 1) * len(self.sum) :][:bits], 2)
-        falling = delayed(m, self.en, self.parameters[-1], 2)
-        with m.If(self.en):
-            m.d.sync += [
-                met.eq(
-                    Cat(
-                        ~self.sum[-1],
-                        *(
-                            self.sum >= self.parameters.word_select(i, len(self.sum)).as_signed()
-                            for i in range(count - 1)
-                        ),
-                    )
-                ),
-                reached.eq(sum(met)),
-            ]
+        base = delayed(m, self.parameters[(count - 1) * len(self.sum) :][:bits], 2)
+        falling = delayed(m, self.parameters[-1], 2)
+        m.d.sync += [
+            met.eq(
+                Cat(
+                    ~self.sum[-1],
+                    *(
+                        self.sum >= self.parameters.word_select(i, len(self.sum)).as_signed()
+                        for i in range(count - 1)
+                    ),
+                )
+            ),
+            reached.eq(sum(met)),
+        ]
         return Mux(falling, base - reached, base + reached)
 
 
@@ -210,13 +198,12 @@ class PostProcess(SharedComponent):
     -------
     start, registers
         Begin a run; see ``registers.py``.
-    read_en, read_addr, read_data
-        Port of the parameter buffer.
-    i : In(stream of {sums, last})
+    read_addr, read_data
+        Port of the parameter buffer, which is read in every cycle.
+    i : In(stream of {sums, last}, always ready)
         ``last``: the next beat is of the next block of channels.
-    o : Out(stream)
-        Codes, or sums, lowest channel first, :meth:`latency` cycles later. ``ready`` must come from
-        a register: without it nothing here moves, and nothing before it.
+    o : Out(stream, always ready)
+        Codes, or sums, lowest channel first, :meth:`latency` cycles later.
     """
 
     #: Cycles from a sum to it and its bias: parameters are read, registered, added.
@@ -230,13 +217,15 @@ class PostProcess(SharedComponent):
             {
                 "start": In(1),
                 "registers": In(registers_layout(config)),
-                "read_en": Out(1),
                 "read_addr": Out(self.address_bits),
                 "read_data": In(config.parameter_bits),
                 "i": In(
-                    stream.Signature(data.StructLayout({"sums": cols * config.sum_bits, "last": 1}))
+                    stream.Signature(
+                        data.StructLayout({"sums": cols * config.sum_bits, "last": 1}),
+                        always_ready=True,
+                    )
                 ),
-                "o": Out(stream.Signature(cols * config.sum_bits)),
+                "o": Out(stream.Signature(cols * config.sum_bits, always_ready=True)),
             }
         )
 
@@ -256,39 +245,33 @@ class PostProcess(SharedComponent):
         requantizer = REQUANTIZERS[config.requantize]
         raw = registers.mode[MODES["raw"]]
         block = Signal(self.address_bits)
-        advance = self.o.ready
         sums = Signal(cols * config.sum_bits)
         sums_1 = Signal.like(sums)  # with their parameters
         parameters = Signal.like(self.read_data)
-        biased_valid = delayed(m, advance, self.i.valid, self.biased)
-        coded_valid = delayed(m, advance, biased_valid & ~raw, requantizer.latency(config))
+        biased_valid = delayed(m, self.i.valid, self.biased)
+        coded_valid = delayed(m, biased_valid & ~raw, requantizer.latency(config))
         m.d.comb += [
-            self.i.ready.eq(advance),
             self.o.valid.eq(Mux(raw, biased_valid, coded_valid)),
-            self.read_en.eq(advance),
             self.read_addr.eq(block),
         ]
-        with m.If(advance):
-            m.d.sync += [
-                sums.eq(self.i.payload.sums),
-                sums_1.eq(sums),
-                parameters.eq(self.read_data),
-            ]
-            with m.If(self.i.valid & self.i.payload.last):
-                m.d.sync += block.eq(block + 1)
+        m.d.sync += [
+            sums.eq(self.i.payload.sums),
+            sums_1.eq(sums),
+            parameters.eq(self.read_data),
+        ]
+        with m.If(self.i.valid & self.i.payload.last):
+            m.d.sync += block.eq(block + 1)
         with m.If(self.start):
             m.d.sync += block.eq(registers.parameter_base)
         for c in range(cols):
             channel = parameters.word_select(c, config.channel_bits)
             bias, rest = channel[: config.sum_bits], channel[config.sum_bits :]
             m.submodules[f"requantize_{c}"] = unit = requantizer(config)
-            with m.If(advance):
-                m.d.sync += [
-                    unit.sum.eq(sums_1.word_select(c, config.sum_bits) + bias),
-                    unit.parameters.eq(rest),
-                ]
+            m.d.sync += [
+                unit.sum.eq(sums_1.word_select(c, config.sum_bits) + bias),
+                unit.parameters.eq(rest),
+            ]
             m.d.comb += [
-                unit.en.eq(advance),
                 *(getattr(unit, name).eq(registers[name]) for name in unit.bounds),
             ]
             # Codes lie close together, sums in 32 bits each.

@@ -14,11 +14,10 @@ __all__ = ["Product", "RoundingShift", "delayed", "saturated"]
 DIGIT_BITS = 17
 
 
-def delayed(m: Module, en: Value, value: Value, cycles: int) -> Value:
-    """Return an unsigned value as it was so many enabled cycles ago."""
+def delayed(m: Module, value: Value, cycles: int) -> Value:
+    """Return an unsigned value as it was so many cycles ago."""
     line = Signal(cycles * len(value))
-    with m.If(en):
-        m.d.sync += line.eq(Cat(value, line))
+    m.d.sync += line.eq(Cat(value, line))
     return line[-len(value) :]
 
 
@@ -33,7 +32,7 @@ def saturated(value: Value, bits: int) -> Value:
 
 
 class Product(SharedComponent):
-    """The exact product of a signed and an unsigned number; one in each enabled cycle.
+    """The exact product of a signed and an unsigned number; one in each cycle.
 
     Digits of both are multiplied with each other, each two in a DSP block, and the partial products
     added up in a tree, with registers behind every product and every sum. Operands should come from
@@ -41,11 +40,9 @@ class Product(SharedComponent):
 
     Members
     -------
-    en : In(1)
-        Advance enable.
     a, b : In(signed(a_bits)), In(b_bits)
     product : Out(signed(a_bits + b_bits))
-        :meth:`latency` enabled cycles later.
+        :meth:`latency` cycles later.
     """
 
     def __init__(self, a_bits: int, b_bits: int) -> None:
@@ -53,7 +50,6 @@ class Product(SharedComponent):
         self.b_bits = b_bits
         super().__init__(
             {
-                "en": In(1),
                 "a": In(signed(a_bits)),
                 "b": In(b_bits),
                 "product": Out(signed(a_bits + b_bits)),
@@ -62,7 +58,7 @@ class Product(SharedComponent):
 
     @staticmethod
     def latency(a_bits: int, b_bits: int) -> int:
-        """Return the enabled cycles from the operands to the product."""
+        """Return the cycles from the operands to the product."""
         digits_a, digits_b = (ceil((bits - 1) / DIGIT_BITS) for bits in (a_bits, b_bits + 1))
         return 1 + ceil_log2(digits_a * digits_b)
 
@@ -75,8 +71,7 @@ class Product(SharedComponent):
 
         def registered(value: Value, name: str) -> Value:
             register = Signal(value.shape(), name=name)
-            with m.If(self.en):
-                m.d.sync += register.eq(value)
+            m.d.sync += register.eq(value)
             return register
 
         # Terms of a sum, each with the place of its lowest bit, lowest first.
@@ -117,21 +112,18 @@ class RoundingShift(SharedComponent):
 
     Members
     -------
-    en : In(1)
-        Advance enable.
     value, right, up : In(signed(bits)), In(5), In(1)
     result : Out(signed(bits))
-        :attr:`latency` enabled cycles later.
+        :attr:`latency` cycles later.
     """
 
-    #: Enabled cycles from the value to the result.
+    #: Cycles from the value to the result.
     latency = 2
 
     def __init__(self, bits: int) -> None:
         self.bits = bits
         super().__init__(
             {
-                "en": In(1),
                 "value": In(signed(bits)),
                 "right": In(5),
                 "up": In(1),
@@ -153,11 +145,10 @@ class RoundingShift(SharedComponent):
             below_half.eq((~(Const(-1, signed(31)) << self.right))[1:31]),
             carry.eq(self.up & self.right.any()),
         ]
-        with m.If(self.en):
-            m.d.sync += [
-                right.eq(self.right),
-                # One adder: the bit below the sum carries into it.
-                nudged.eq((Cat(carry, self.value).as_signed() + Cat(carry, below_half)) >> 1),
-                self.result.eq(nudged >> right),
-            ]
+        m.d.sync += [
+            right.eq(self.right),
+            # One adder: the bit below the sum carries into it.
+            nudged.eq((Cat(carry, self.value).as_signed() + Cat(carry, below_half)) >> 1),
+            self.result.eq(nudged >> right),
+        ]
         return m

@@ -2,15 +2,18 @@
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from pe_library.shared import SharedComponent
 
+from .accumulate import Accumulate
 from .config import AcceleratorConfig
+from .direct import Direct
 from .nest import LoopNest
+from .postprocess import PostProcess
 from .registers import MODES, loops_of, registers_layout
-from .skid import Skid
 
 __all__ = ["Results", "Serializer"]
 
@@ -59,6 +62,8 @@ class Serializer(SharedComponent):
 class Results(SharedComponent):
     """Writes the codes of a run to its output's places, or sends codes or sums to the host.
 
+    Nothing that makes results ever waits. Those for the host go through a FIFO, and before it is
+    full, :attr:`hold` keeps operands from the array: all that are on their way have room.
     An output-stationary array gives sums of ``rows`` pixels in each pass, the last one first; those
     beyond the loop over pixels are dropped.
     It also sends words of the activation buffer (a store), one in each two cycles or in as many
@@ -68,8 +73,10 @@ class Results(SharedComponent):
     -------
     start, registers
         Begin a run; see ``registers.py``.
-    i : In(stream)
-        ``cols`` codes, or sums. ``ready`` comes from a register.
+    i : In(stream, always ready)
+        ``cols`` codes, or sums.
+    hold : Out(1)
+        Whether no more operands may enter the array, or pass it; a register.
     write_en, write_addr, write_data
         Port of the activation buffer.
     store : In(1), store_addr, store_last : In
@@ -85,6 +92,10 @@ class Results(SharedComponent):
 
     #: Cycles from ``store`` to its first word at the serializer: begun, read.
     store_latency = 2
+    #: Cycles from a result to it at the serializer: the FIFO's.
+    fifo_latency = 2
+    #: Cycles from a FIFO as full as it may be to ``hold``.
+    hold_latency = 1
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -95,7 +106,8 @@ class Results(SharedComponent):
             {
                 "start": In(1),
                 "registers": In(registers_layout(config)),
-                "i": In(stream.Signature(config.array.cols * config.sum_bits)),
+                "i": In(stream.Signature(config.array.cols * config.sum_bits, always_ready=True)),
+                "hold": Out(1),
                 "write_en": Out(1),
                 "write_addr": Out(self.address_bits),
                 "write_data": Out(self.code_bits),
@@ -110,6 +122,29 @@ class Results(SharedComponent):
                 "storing": Out(1),
             }
         )
+
+    @classmethod
+    def to_come(cls, config: AcceleratorConfig) -> int:
+        """Return how many results may come after a FIFO as full as it may be."""
+        behind = Accumulate.latency + PostProcess.latency(config, raw=False)
+        rest = config.array.rows if config.array.dataflow == "os" else 0  # of a pass
+        return cls.hold_latency + max(config.array.latency, Direct.latency(config)) + behind + rest
+
+    @classmethod
+    def enough(cls, config: AcceleratorConfig) -> int:
+        """Return the results in the FIFO from which on ``hold`` is set.
+
+        They take the host longer than the array needs to go on.
+        """
+        return cls.to_come(config) // 2 + cls.fifo_latency
+
+    @classmethod
+    def depth(cls, config: AcceleratorConfig) -> int:
+        """Return the results that the FIFO has room for.
+
+        A power of two of them is in the memory, and one in the register behind it.
+        """
+        return (1 << (cls.enough(config) + cls.to_come(config) - 1).bit_length()) + 1
 
     def beats(self, bits: int) -> int:
         """Return the beats that so many bits take."""
@@ -156,23 +191,24 @@ class Results(SharedComponent):
                     m.d.comb += extent.eq(final)
             with m.If(self.start | (nest.next & nest.at_end[0])):
                 m.d.sync += dropped.eq(0)
-            with m.Elif(self.i.valid & self.i.ready & ~wanted):
+            with m.Elif(self.i.valid & ~wanted):
                 m.d.sync += dropped.eq(dropped + 1)
         offered = Signal()
-        # To the host, one result more is taken while one is sent: so `ready` comes from a register.
-        m.submodules.skid = skid = Skid(len(self.i.payload))
+        m.submodules.fifo = fifo = SyncFIFOBuffered(
+            width=len(self.i.payload), depth=self.depth(self.config)
+        )
         m.d.comb += [
             offered.eq(self.i.valid & wanted),
-            self.i.ready.eq(skid.i.ready),
-            nest.next.eq(offered & self.i.ready),
+            nest.next.eq(offered),
             self.write_en.eq(offered & ~to_host),
             self.write_addr.eq(nest.out),
             self.write_data.eq(self.i.payload[: self.code_bits]),
-            skid.i.valid.eq(offered & to_host),
-            skid.i.payload.eq(self.i.payload),
-            skid.o.ready.eq(serializer.i.ready),
-            self.busy.eq(nest.valid | serializer.o.valid),
+            fifo.w_en.eq(offered & to_host),
+            fifo.w_data.eq(self.i.payload),
+            fifo.r_en.eq(serializer.i.ready),
+            self.busy.eq(nest.valid | fifo.r_level.any() | serializer.o.valid),
         ]
+        m.d.sync += self.hold.eq(fifo.r_level >= self.enough(self.config))
 
         read = Signal()  # a word is at read_data
         ended = Signal()  # the last word is read
@@ -201,8 +237,8 @@ class Results(SharedComponent):
             ]
         with m.Else():
             m.d.comb += [
-                serializer.i.valid.eq(skid.o.valid),
-                serializer.i.payload.data.eq(skid.o.payload),
+                serializer.i.valid.eq(fifo.r_rdy),
+                serializer.i.payload.data.eq(fifo.r_data),
                 serializer.i.payload.beats.eq(
                     Mux(raw, self.beats(len(self.i.payload)), self.beats(self.code_bits)) - 1
                 ),

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hwgen.accelerator.accumulate import Accumulate
+from hwgen.accelerator.config import AcceleratorConfig
 from hwgen.accelerator.direct import Direct
 from hwgen.accelerator.postprocess import PostProcess
 from hwgen.accelerator.registers import loops_of
@@ -44,12 +45,13 @@ def run_cycles(program: Program, run: Run) -> int:
     )
     raw, to_host = run.has("raw"), run.has("to_host")
     skip = 0
-    # From the start to the operands of the first sum, from there to it, and from pass to pass.
+    # From the start to the operands of the first sum, from there to its result, and from pass to
+    # pass.
     if run.has("direct"):
         ready, apart = ActivationStreamer.latency, pixels
         way = Direct.latency(config)
     else:
-        way = array.rows + array.cols + array.pe.pipeline
+        way = array.latency
         if array.dataflow == "ws":
             apart = max(pixels, array.rows)
             ready = max(WeightStreamer.latency + array.rows, ActivationStreamer.latency)
@@ -57,67 +59,96 @@ def run_cycles(program: Program, run: Run) -> int:
             apart, summed = array.rows * summed, 1
             ready = ActivationStreamer.latency + array.rows + apart - 1
             pixels, skip = array.rows, array.rows - pixels
-    behind = Accumulate.latency + PostProcess.latency(config, raw)
-    first = ready + way + behind
+    way += Accumulate.latency + PostProcess.latency(config, raw)
     if not to_host:
-        return first + (blocks * summed - 1) * apart + pixels
+        return ready + way + (blocks * summed - 1) * apart + pixels
     bits = array.cols * (config.sum_bits if raw else array.pe.activation.bits)
     beats = program.beats_of(bits)
-    start = first + (summed - 1) * apart
-    if beats == 1:
-        return start + (blocks * summed - summed) * apart + pixels + 1
-    return _serialized(start, pixels, skip, blocks, summed, apart, behind, beats) + 1
+    if beats == 1:  # they are sent as they come
+        return ready + way + (blocks * summed - 1) * apart + pixels + Results.fifo_latency + 1
+    if array.dataflow == "os" and not run.has("direct"):
+        # In beats of the array: `apart` for a pass, all sums of which come after the last one.
+        issued = _Issue(ready - apart + 1, blocks, 1, apart, apart)
+        return _sent(config, issued, way, beats, range(skip, pixels)) + 1
+    return _sent(config, _Issue(ready, blocks, summed, pixels, apart), way, beats, None) + 1
 
 
-def _serialized(
-    start: int, pixels: int, skip: int, blocks: int, summed: int, apart: int, behind: int,
-    beats: int,
-) -> int:  # fmt: skip
-    """Return when the last beat of a run to the host is sent, if a vector takes several.
+@dataclass(frozen=True)
+class _Issue:
+    """When beats enter the array, or pass it, if nothing holds them.
 
-    While one vector is sent, the serializer takes one more, and then stops all that is behind the
-    array; the array hands on one beat more, and stops as soon as it has another.
+    Attributes
+    ----------
+    first : int
+        When the first one does.
+    blocks, summed, beats, apart : int
+        Blocks of output channels, passes that are summed for each, beats of a pass, cycles from
+        the first beat of a pass to that of the next at least.
+    """
+
+    first: int
+    blocks: int
+    summed: int
+    beats: int
+    apart: int
+
+
+def _sent(
+    config: AcceleratorConfig, issue: _Issue, way: int, beats: int, sums: range | None
+) -> int:
+    """Return the cycle after the last beat that is sent of a run to the host.
+
+    Results wait in the FIFO while others are sent. From some number on (:attr:`.Results.enough`)
+    nothing enters the array; what is in it comes all the same.
 
     Parameters
     ----------
-    start : int
-        When the first vector is at the serializer.
-    pixels, skip, blocks, summed, apart : int
-        Beats of a pass, those that are dropped, results in each place, passes that are summed,
-        cycles from pass to pass.
-    behind, beats : int
-        Cycles from the array to the serializer, beats of a vector.
+    config, issue
+        The accelerator, and what it would do at its own pace.
+    way, beats : int
+        Cycles from the array to the FIFO, beats of a result.
+    sums : range, optional
+        The results that come one by one from a pass's last beat on, of those that are wanted;
+        if None, there is one for each beat of a block's last pass.
     """
-    stops: deque[tuple[int, int]] = deque(maxlen=behind + 1)  # nothing moves behind the array
-
-    def later(cycle: int, count: int) -> int:
-        """Return when, from a cycle on, so many have gone by in which things move."""
-        then = cycle + count
-        for begin, end in stops:
-            if begin <= then and cycle < end:
-                then += end - max(begin, cycle)
-        return then
-
-    # When the array hands on the last sum of the vector, and when the accumulation takes it.
-    given = taken = start - behind
+    enough = Results.enough(config)
+    waiting: deque[int] = deque()  # when results in the FIFO are taken out, or will be
+    coming: deque[int] = deque()  # when results come that are not counted yet
+    taken = 0
     free = 0  # when the serializer is free
-    for j in range(blocks * pixels):
-        if j % pixels >= skip:
-            arrived = later(taken, behind)
-            sent = max(arrived, free)
-            if sent > arrived:
-                stops.append((arrived + 1, sent + 1))
-            free = sent + beats
-        if (j + 1) % pixels:
-            given = taken + 1
-            taken = later(given, 0)
-            continue
-        for i in range(summed):  # the next block's passes, up to the first beat of the last one
-            given = max(given + apart - pixels + 1, taken + 1)
-            taken = later(given, 0)
-            if i < summed - 1 and pixels > 1:
-                given = later(taken, pixels - 2) + 1
-                taken = later(given, 0)
+
+    def count(cycle: int) -> int:
+        """Return how many results are in the FIFO at the beginning of a cycle."""
+        nonlocal taken, free
+        while coming and coming[0] < cycle:
+            taken = max(coming.popleft() + Results.fifo_latency, free)
+            free = taken + beats
+            waiting.append(taken)
+        while waiting and waiting[0] < cycle:
+            waiting.popleft()
+        return len(waiting)
+
+    def go(cycle: int) -> int:
+        """Return the first cycle from this one on in which a beat may enter."""
+        while count(cycle - Results.hold_latency) >= enough:
+            cycle += 1
+        return cycle
+
+    now = begun = issue.first - issue.apart
+    for _ in range(issue.blocks):
+        for number in range(issue.summed):
+            begun = now = go(max(now + 1, begun + issue.apart))
+            final = number == issue.summed - 1
+            if not final and len(waiting) + len(coming) < enough:  # nothing will hold them
+                now += issue.beats - 1
+                continue
+            for beat in range(issue.beats):
+                now = go(now + 1) if beat else now
+                if final and sums is None:
+                    coming.append(now + way)
+            if final and sums is not None:
+                coming.extend(now + way + i for i in sums)
+    count(now + way + config.array.rows + 1)
     return free
 
 

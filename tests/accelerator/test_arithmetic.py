@@ -11,10 +11,9 @@ from hwgen.network.requantize import FixedPoint
 from hwgen.network.requantize import RoundingShift as GoldenShift
 
 
-def stream_through(part, latency, output, inputs, stable=(), seed=0):
-    """What comes out ``latency`` enabled cycles after each input, with pauses in between."""
+def stream_through(part, latency, output, inputs, stable=()):
+    """What comes out ``latency`` cycles after each input."""
     found = []
-    pauses = np.random.default_rng(seed)
 
     async def bench(ctx):
         for name, value in stable:
@@ -24,10 +23,6 @@ def stream_through(part, latency, output, inputs, stable=(), seed=0):
                 ctx.set(getattr(part, name), int(value))
             if step >= latency:
                 found.append(ctx.get(getattr(part, output)))
-            while pauses.integers(4) == 0:
-                ctx.set(part.en, 0)
-                await ctx.tick()
-            ctx.set(part.en, 1)
             await ctx.tick()
 
     simulator = Simulator(part)
