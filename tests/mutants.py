@@ -383,8 +383,8 @@ MUTANTS = [
     _accelerator(
         "a shorter vector is read from the beginning of its word",
         "streamers",
-        "codes.word_select(place, bits)",
-        "codes.word_select(0 * place, bits)",
+        "short = codes.word_select(place, bits)",
+        "short = codes.word_select(0 * place, bits)",
         "random and (aligned or small)",
     ),
     _accelerator(

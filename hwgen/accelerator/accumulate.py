@@ -10,6 +10,7 @@ from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
 from .nest import LoopNest
+from .product import registered
 from .registers import MODES, loops_of, registers_layout
 
 __all__ = ["Accumulate"]
@@ -130,23 +131,19 @@ class Accumulate(SharedComponent):
         sources = Signal(4)  # of what a beat is added to, one of them: so it costs few gates
         m.d.comb += sources.eq(Mux(first, 0, Mux(near, 1, Mux(far, 2, Mux(fresh, 4, 8)))))
         for c in range(cols):
-            new = Signal(signed(bits), name=f"new_{c}")
-            old = Signal(signed(bits), name=f"old_{c}")
             total = Signal(signed(bits), name=f"total_{c}")
             difference = Signal(signed(bits + 1), name=f"difference_{c}")
-            result = self.o.payload.sums.word_select(c, bits)
-            written = Signal(bits, name=f"written_{c}")
+            result = registered(m, total, f"result_{c}")
+            written = registered(m, result, f"written_{c}")
             stored = read.data.word_select(c, bits)
             found = [Mux(source, value, 0) for source, value in
                      zip(sources, (total, result, written, stored), strict=True)]  # fmt: skip
+            new = registered(m, self.i.payload.sums.word_select(c, bits).as_signed(), f"new_{c}")
+            before = found[0] | found[1] | found[2] | found[3] | Mux(first, nothing, 0)
+            old = registered(m, before[:bits].as_signed(), f"old_{c}")
             m.d.comb += [
+                self.o.payload.sums.word_select(c, bits).eq(result),
                 difference.eq(old - new),
                 total.eq(Mux(maximum, Mux(difference < 0, new, old), new + old)),
-            ]
-            m.d.sync += [
-                new.eq(self.i.payload.sums.word_select(c, bits)),
-                old.eq(found[0] | found[1] | found[2] | found[3] | Mux(first, nothing, 0)),
-                result.eq(total),
-                written.eq(result),
             ]
         return m

@@ -9,7 +9,7 @@ from pe_library.pe import signed_value
 from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
-from .product import Product, RoundingShift, delayed
+from .product import Product, RoundingShift, delayed, registered
 from .registers import register_widths, registers_layout
 
 __all__ = ["Direct"]
@@ -73,7 +73,7 @@ class Direct(SharedComponent):
         config, registers = self.config, self.registers
         latency = self.latency(config)
         m.d.comb += [
-            self.o.valid.eq(delayed(m, self.i.valid, latency)),
+            self.o.valid.eq(delayed(m, self.i.valid, latency, reset=True)),
             self.o.payload.last.eq(delayed(m, self.i.payload.last, latency)),
         ]
 
@@ -93,10 +93,9 @@ class Direct(SharedComponent):
         until = 1 + (Product.latency(*factors) if multiplies else 0)
         left_then = delayed(m, left, until)
         if multiplies:
-            factor = Signal(FACTOR_BITS)
             # Without a multiplier the factor is 1, which is 2**31 here.
             multiplier = chosen("direct_multiplier")
-            m.d.sync += factor.eq(Cat(multiplier, multiplier == 0))
+            factor = registered(m, Cat(multiplier, multiplier == 0), "factor")
             right_then = delayed(m, chosen("direct_right"), until + 2)
         activation = config.array.pe.activation
         bits = activation.bits
@@ -107,17 +106,20 @@ class Direct(SharedComponent):
             else:
                 assert isinstance(activation, Integer)
                 value = signed_value(code, activation)
-            centred = Signal(signed(centred_bits), name=f"centred_{c}")
-            m.d.sync += centred.eq(value - zero)
+            difference = (value - zero)[:centred_bits].as_signed()
+            centred = registered(m, difference, f"centred_{c}")
             total = self.o.payload.sums.word_select(c, config.sum_bits)
             if not multiplies:
-                m.d.sync += total.eq(centred << left_then)
+                scaled = (centred << left_then)[: config.sum_bits]
+                m.d.comb += total.eq(registered(m, scaled, f"scaled_{c}"))
                 continue
             m.submodules[f"product_{c}"] = product = Product(*factors)
             m.submodules[f"round_{c}"] = shift = RoundingShift(config.sum_bits)
             # ((v << left) * M + 2**30) >> 31 without the bits on the right that are zero
-            shifted = Signal(signed(config.sum_bits + 1), name=f"shifted_{c}")
-            high = Signal(signed(config.sum_bits), name=f"high_{c}")
+            exact = (Cat(Const(0, 1), product.product).as_signed() >> ~left_then).as_signed()
+            shifted = registered(m, exact[: config.sum_bits + 1].as_signed(), f"shifted_{c}")
+            half = ((shifted + 1) >> 1)[: config.sum_bits].as_signed()
+            high = registered(m, half, f"high_{c}")
             m.d.comb += [
                 product.a.eq(centred),
                 product.b.eq(factor),
@@ -125,9 +127,5 @@ class Direct(SharedComponent):
                 shift.right.eq(right_then),
                 shift.up.eq(~high[-1]),  # ties away from zero
                 total.eq(shift.result),
-            ]
-            m.d.sync += [
-                shifted.eq(Cat(Const(0, 1), product.product).as_signed() >> ~left_then),
-                high.eq((shifted + 1) >> 1),
             ]
         return m

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
-from .product import Product, RoundingShift, delayed, saturated
+from .product import Product, RoundingShift, delayed, registered, saturated
 from .registers import MODES, registers_layout
 
 __all__ = ["REQUANTIZERS", "Multiplier", "PostProcess", "Requantizer", "Shift", "Threshold"]
@@ -65,17 +65,13 @@ class Requantizer(SharedComponent):
     def body(self) -> Module:
         m = Module()
         code = self.stages(m)
-        m.d.sync += self.code.eq(code)
+        m.d.comb += self.code.eq(registered(m, code, "code_then"))
         return m
 
     def _clamped(self, m: Module, scaled: Value) -> Value:
         """Return the scaled sum, with the zero point and within bounds, two registers later."""
-        small = Signal(signed(self.scaled_bits))
-        total = Signal(signed(self.scaled_bits + 1))
-        m.d.sync += [
-            small.eq(saturated(scaled, self.scaled_bits)),
-            total.eq(small + self.zero_point),
-        ]
+        small = registered(m, saturated(scaled, self.scaled_bits), "scaled")
+        total = registered(m, small + self.zero_point, "total")
         return Mux(total < self.low, self.low, Mux(total > self.high, self.high, total))
 
 
@@ -95,15 +91,14 @@ class Multiplier(Requantizer):
         multiplier, shift = self.parameters[:31], self.parameters[31:].as_signed()
         m.submodules.product = product = Product(len(self.sum), 31)
         m.submodules.round = rounding = RoundingShift(len(self.sum))
-        high = Signal(signed(len(self.sum)))
-        m.d.sync += [
-            product.a.eq(self.sum << Mux(shift < 0, 0, shift[:3])),
-            product.b.eq(multiplier),
-            high.eq(((product.product >> 30) + 1) >> 1),
-        ]
+        to_left = self.sum << Mux(shift < 0, 0, shift[:3])
+        half = (((product.product >> 30) + 1) >> 1)[: len(self.sum)].as_signed()
+        high = registered(m, half, "high_half")
         right = Mux(shift < 0, -shift, 0)[:5]
         until_high = 1 + Product.latency(len(self.sum), 31) + 1
         m.d.comb += [
+            product.a.eq(registered(m, to_left[: len(self.sum)].as_signed(), "to_left")),
+            product.b.eq(registered(m, multiplier, "multiplier")),
             rounding.value.eq(high),
             rounding.right.eq(delayed(m, right, until_high)),
             rounding.up.eq(~high[-1]),  # ties away from zero
@@ -126,22 +121,20 @@ class Shift(Requantizer):
     def stages(self, m: Module) -> Value:
         shift = self.parameters.as_signed()
         m.submodules.round = rounding = RoundingShift(len(self.sum))
-        m.d.sync += [
-            rounding.value.eq(self.sum),
-            rounding.right.eq(Mux(shift < 0, 0, shift)),
+        m.d.comb += [
+            rounding.value.eq(registered(m, self.sum, "sum_then")),
+            rounding.right.eq(registered(m, Mux(shift < 0, 0, shift), "right")),
             # To the even one: upwards if the result, rounded down, is odd.
-            rounding.up.eq(self.sum.bit_select(shift[:5], 1)),
+            rounding.up.eq(registered(m, self.sum.bit_select(shift[:5], 1), "odd")),
         ]
         # To the left: only what stays small matters, and all but 0 grows beyond with the longest.
         bits = self.scaled_bits
-        small = Signal(signed(bits))
         left = Signal(range(bits))
-        shifted = Signal(signed(bits))
-        m.d.sync += [
-            small.eq(saturated(self.sum, bits)),
-            left.eq(Mux(-shift < bits - 1, -shift, bits - 1)),
-            shifted.eq(saturated(small << left, bits)),
-        ]
+        m.d.comb += left.eq(Mux(-shift < bits - 1, -shift, bits - 1))
+        small = registered(m, saturated(self.sum, bits), "small") << registered(
+            m, left, "left_then"
+        )
+        shifted = registered(m, saturated(small, bits), "shifted_left")
         to_left = delayed(m, shift[-1], 1 + RoundingShift.latency)
         at_end = delayed(m, shifted, RoundingShift.latency - 1).as_signed()
         return self._clamped(m, Mux(to_left, at_end, rounding.result))
@@ -165,23 +158,19 @@ class Threshold(Requantizer):
     def stages(self, m: Module) -> Value:
         count = self.config.thresholds
         bits = len(self.code)
-        met = Signal(count)
         reached = Signal(range(count + 1))
         base = delayed(m, self.parameters[(count - 1) * len(self.sum) :][:bits], 2)
         falling = delayed(m, self.parameters[-1], 2)
-        m.d.sync += [
-            met.eq(
-                Cat(
-                    ~self.sum[-1],
-                    *(
-                        self.sum >= self.parameters.word_select(i, len(self.sum)).as_signed()
-                        for i in range(count - 1)
-                    ),
-                )
+        met = Cat(
+            ~self.sum[-1],
+            *(
+                self.sum >= self.parameters.word_select(i, len(self.sum)).as_signed()
+                for i in range(count - 1)
             ),
-            reached.eq(sum(met)),
-        ]
-        return Mux(falling, base - reached, base + reached)
+        )
+        m.d.comb += reached.eq(sum(registered(m, met, "met")))
+        total = registered(m, reached, "reached_then")
+        return Mux(falling, base - total, base + total)
 
 
 REQUANTIZERS: dict[str, type[Requantizer]] = {
@@ -245,19 +234,14 @@ class PostProcess(SharedComponent):
         requantizer = REQUANTIZERS[config.requantize]
         raw = registers.mode[MODES["raw"]]
         block = Signal(self.address_bits)
-        sums = Signal(cols * config.sum_bits)
-        sums_1 = Signal.like(sums)  # with their parameters
-        parameters = Signal.like(self.read_data)
-        biased_valid = delayed(m, self.i.valid, self.biased)
-        coded_valid = delayed(m, biased_valid & ~raw, requantizer.latency(config))
+        # Sums wait for their parameters.
+        sums = delayed(m, self.i.payload.sums, 2)
+        parameters = registered(m, self.read_data, "parameters")
+        biased_valid = delayed(m, self.i.valid, self.biased, reset=True)
+        coded_valid = delayed(m, biased_valid & ~raw, requantizer.latency(config), reset=True)
         m.d.comb += [
             self.o.valid.eq(Mux(raw, biased_valid, coded_valid)),
             self.read_addr.eq(block),
-        ]
-        m.d.sync += [
-            sums.eq(self.i.payload.sums),
-            sums_1.eq(sums),
-            parameters.eq(self.read_data),
         ]
         with m.If(self.i.valid & self.i.payload.last):
             m.d.sync += block.eq(block + 1)
@@ -267,11 +251,10 @@ class PostProcess(SharedComponent):
             channel = parameters.word_select(c, config.channel_bits)
             bias, rest = channel[: config.sum_bits], channel[config.sum_bits :]
             m.submodules[f"requantize_{c}"] = unit = requantizer(config)
-            m.d.sync += [
-                unit.sum.eq(sums_1.word_select(c, config.sum_bits) + bias),
-                unit.parameters.eq(rest),
-            ]
+            total = (sums.word_select(c, config.sum_bits) + bias)[: config.sum_bits]
             m.d.comb += [
+                unit.sum.eq(registered(m, total.as_signed(), f"biased_{c}")),
+                unit.parameters.eq(registered(m, rest, f"parameters_{c}")),
                 *(getattr(unit, name).eq(registers[name]) for name in unit.bounds),
             ]
             # Codes lie close together, sums in 32 bits each.

@@ -8,15 +8,26 @@ from amaranth.utils import ceil_log2
 
 from pe_library.shared import SharedComponent
 
-__all__ = ["Product", "RoundingShift", "delayed", "saturated"]
+__all__ = ["Product", "RoundingShift", "delayed", "registered", "saturated"]
 
 #: Bits of a digit without its sign: DSP blocks commonly multiply 18 by 18 bits, signed.
 DIGIT_BITS = 17
 
 
-def delayed(m: Module, value: Value, cycles: int) -> Value:
-    """Return an unsigned value as it was so many cycles ago."""
-    line = Signal(cycles * len(value))
+def registered(m: Module, value: Value, name: str) -> Value:
+    """Return a value one cycle later.
+
+    The register is not reset: a reset of all data would be one of an accelerator's widest nets, and
+    nobody looks at what is not said to be valid.
+    """
+    register = Signal(value.shape(), name=name, reset_less=True)
+    m.d.sync += register.eq(value)
+    return register
+
+
+def delayed(m: Module, value: Value, cycles: int, *, reset: bool = False) -> Value:
+    """Return an unsigned value as it was so many cycles ago, 0 from a ``reset`` on if wanted."""
+    line = Signal(cycles * len(value), reset_less=not reset)
     m.d.sync += line.eq(Cat(value, line))
     return line[-len(value) :]
 
@@ -68,16 +79,10 @@ class Product(SharedComponent):
 
     def body(self) -> Module:
         m = Module()
-
-        def registered(value: Value, name: str) -> Value:
-            register = Signal(value.shape(), name=name)
-            m.d.sync += register.eq(value)
-            return register
-
         # Terms of a sum, each with the place of its lowest bit, lowest first.
         terms = sorted(
             (
-                (place_a + place_b, registered(a * b, f"partial_{place_a}_{place_b}"))
+                (place_a + place_b, registered(m, a * b, f"partial_{place_a}_{place_b}"))
                 for place_a, a in _digits(self.a)
                 for place_b, b in _digits(Cat(self.b, Const(0, 1)).as_signed())
             ),
@@ -91,7 +96,7 @@ class Product(SharedComponent):
                     apart = above - place
                     total = Cat(value[:apart], (value >> apart) + addend)
                     value = total[: len(self.product) - place].as_signed()
-                sums.append((place, registered(value, f"sum_{len(terms)}_{place}")))
+                sums.append((place, registered(m, value, f"sum_{len(terms)}_{place}")))
             terms = sums
         m.d.comb += self.product.eq(terms[0][1])
         return m
@@ -137,18 +142,15 @@ class RoundingShift(SharedComponent):
 
     def body(self) -> Module:
         m = Module()
-        right = Signal(5)
-        nudged = Signal(signed(max(self.bits, 31) + 1))
         below_half = Signal(30)  # ones: half the divisor, minus 1
         carry = Signal()
         m.d.comb += [
             below_half.eq((~(Const(-1, signed(31)) << self.right))[1:31]),
             carry.eq(self.up & self.right.any()),
         ]
-        m.d.sync += [
-            right.eq(self.right),
-            # One adder: the bit below the sum carries into it.
-            nudged.eq((Cat(carry, self.value).as_signed() + Cat(carry, below_half)) >> 1),
-            self.result.eq(nudged >> right),
-        ]
+        # One adder: the bit below the sum carries into it.
+        total = (Cat(carry, self.value).as_signed() + Cat(carry, below_half)) >> 1
+        nudged = registered(m, total, "nudged")
+        shifted = nudged >> registered(m, self.right, "right_then")
+        m.d.comb += self.result.eq(registered(m, shifted, "shifted"))
         return m

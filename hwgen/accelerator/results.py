@@ -42,7 +42,7 @@ class Serializer(SharedComponent):
 
     def body(self) -> Module:
         m = Module()
-        rest = Signal(self.beats * self.beat)
+        rest = Signal(self.beats * self.beat, reset_less=True)
         left = Signal(max(1, ceil_log2(self.beats)))
         m.d.comb += [
             self.i.ready.eq(~self.o.valid | (self.o.ready & (left == 0))),

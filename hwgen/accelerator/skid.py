@@ -37,7 +37,7 @@ class Skid(SharedComponent):
 
     def body(self) -> Module:
         m = Module()
-        kept = Signal(self.width)
+        kept = Signal(self.width, reset_less=True)
         full = Signal()
         m.d.comb += [
             self.i.ready.eq(~full),

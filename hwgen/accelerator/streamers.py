@@ -124,6 +124,7 @@ class ActivationStreamer(SharedComponent):
         pad = registers.pad.replicate(config.granule)
         # Words of which the array takes a part, and others all that they read, have no tail.
         whole = config.aligned and config.read_codes <= config.array.cols
+        codes = Signal(len(self.o.payload.codes), reset_less=True)
         with m.If(advance):
             m.d.sync += [
                 found.eq(ahead.o.valid),
@@ -139,17 +140,17 @@ class ActivationStreamer(SharedComponent):
                     Cat(step.tail & (registers.tail <= i) for i in range(config.vector))
                 )
             for i in range(config.vector):
-                m.d.sync += self.o.payload.codes.word_select(i, bits).eq(
+                m.d.sync += codes.word_select(i, bits).eq(
                     Mux(inside & ~beyond[i], self.read_data.word_select(i, bits), pad)
                 )
-        short = self.o.payload.codes[: len(self.o.payload.short)]
+        short = codes[: len(self.o.payload.short)]
         if config.word > 1:  # the granule of the word; chosen here, as a block RAM is slow itself
             place = Signal(ceil_log2(config.word))
             place_1 = Signal.like(place)
             with m.If(advance):
                 m.d.sync += [place_1.eq(step.act), place.eq(place_1)]
-            short = self.o.payload.codes.word_select(place, bits)
-        m.d.comb += self.o.payload.short.eq(short)
+            short = codes.word_select(place, bits)
+        m.d.comb += [self.o.payload.codes.eq(codes), self.o.payload.short.eq(short)]
         return m
 
 
