@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal
 from amaranth.lib.wiring import In, Out
 
 from hwgen.accelerator.accelerator import Accelerator
@@ -123,18 +123,21 @@ class BoardCore(SharedComponent):
         """Put the accelerator behind the link."""
         # The accelerator has a reset of its own, and a name that is not that of its array.
         m.domains.engine = ClockDomain("engine", local=True)
+        # From a register, as its way to all of the accelerator is long; nothing passes meanwhile.
+        reset = Signal(reset_less=True)
+        m.d.sync += reset.eq(ResetSignal() | link.clear)
         m.d.comb += [
             ClockSignal("engine").eq(ClockSignal()),
-            ResetSignal("engine").eq(ResetSignal() | link.clear),
+            ResetSignal("engine").eq(reset),
         ]
         renamed = replace(self.config, array=replace(self.config.array, name="accelerator"))
         accelerator = Accelerator(renamed)
         m.submodules.accelerator = DomainRenamer("engine")(accelerator)
         m.d.comb += [
-            accelerator.i.valid.eq(link.program.valid),
+            accelerator.i.valid.eq(link.program.valid & ~reset),
             accelerator.i.payload.eq(link.program.payload),
-            link.program.ready.eq(accelerator.i.ready),
-            link.answer.valid.eq(accelerator.o.valid),
+            link.program.ready.eq(accelerator.i.ready & ~reset),
+            link.answer.valid.eq(accelerator.o.valid & ~reset),
             link.answer.payload.eq(accelerator.o.payload),
             accelerator.o.ready.eq(link.answer.ready),
             self.busy.eq(~accelerator.idle),
