@@ -75,11 +75,14 @@ class Outbox(SharedComponent):
         ring = self.identification.transmit_ring
         size = self.identification.stream_bits // 8
         place = Signal(range(size))  # of the next byte in its beat
+        # A register, as all of the accelerator waits for it: a byte goes in every second cycle.
+        room = Signal()
+        m.d.sync += room.eq((written != self.got ^ ring) & ~write.en)
         m.d.comb += [
             write.addr.eq(written),
             write.data.eq(self.i.payload.data.word_select(place, 8)),
-            write.en.eq(self.i.valid & ~ended & (written != self.got ^ ring)),
-            self.i.ready.eq(write.en & (place == size - 1)),
+            write.en.eq(self.i.valid & ~ended & room),
+            self.i.ready.eq(room & ~ended & (place == size - 1)),
         ]
         with m.If(write.en):
             m.d.sync += [written.eq(written + 1), place.eq(place + 1)]
