@@ -105,8 +105,8 @@ def test_a_broken_netlist_is_seen(tmp_path):
     config = AcceleratorConfig.from_options(SMALL)
     top, netlist = mapped(config, name)
     networks = tiled_networks(config, 1)
-    # A sum's carry chain has this function.
-    adder = re.compile(r"16'h([69a-f]+)(\)\n  \) \\accelerator\.array\.\S*)")
+    # The carry chain of a cell's sum has this function.
+    adder = re.compile(r"16'h([69a-f]+)(\)\n  \) \\accelerator\.array\.grid\.\S*)")
     assert adder.search(netlist)
     broken = adder.sub(lambda m: f"16'h{0xFFFF ^ int(m[1], 16):04x}{m[2]}", netlist, count=1)
     for number, text in enumerate((netlist, broken)):
