@@ -351,8 +351,8 @@ MUTANTS = [
     _accelerator(
         "a row below the input is read",
         "streamers",
-        "place.y < registers.height",
-        "place.y <= registers.height",
+        "step.y < registers.height",
+        "step.y <= registers.height",
     ),
     _accelerator(
         "a granule too many of the last channel block",
@@ -488,10 +488,10 @@ MUTANTS = [
         "self.storing & ~ended",
     ),
     _accelerator(
-        "a sum that stands still is dropped twice",
+        "a sum that is wanted counts as dropped",
         "results",
-        "self.i.valid & self.i.ready & ~wanted",
         "self.i.valid & ~wanted",
+        "self.i.valid",
         "os",
     ),
     Mutant(
@@ -544,8 +544,8 @@ MUTANTS = [
     _arithmetic(
         "what is shifted left wraps",
         "postprocess",
-        "saturated(small << left, bits)",
-        "(small << left)[:bits].as_signed()",
+        "saturated(small, bits)",
+        "small[:bits].as_signed()",
     ),
     _arithmetic(
         "a longer shift to the left is a short one",
@@ -583,8 +583,8 @@ MUTANTS = [
     _accelerator(
         "a falling activation rises",
         "postprocess",
-        "Mux(falling, base - reached, base + reached)",
-        "base + reached",
+        "Mux(falling, base - total, base + total)",
+        "base + total",
         "threshold or bnn",
     ),
 ]
