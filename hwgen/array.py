@@ -63,7 +63,7 @@ class SystolicArray(SharedComponent):
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
         self.cell, controller = DATAFLOWS[config.dataflow]
-        self.controller = controller(config.rows, config.cols, config.pe.pipeline)
+        self.controller = controller(config)
         self.widths = self.cell.eastward(config.pe)
         self.widths |= self.cell.southward(config.pe, config.accumulator)
         act = data.StructLayout({"data": config.rows * self.widths["act"], "last": 1})
@@ -79,7 +79,7 @@ class SystolicArray(SharedComponent):
     @property
     def latency(self) -> int:
         """Cycles from an accepted (last) beat of activations to its (first) sums."""
-        return self.controller.latency
+        return self.config.latency
 
     @property
     def definition(self) -> str:

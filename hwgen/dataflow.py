@@ -26,6 +26,8 @@ from amaranth.lib.wiring import In, Out
 from pe_library import Accumulator, ProcessingElement
 from pe_library.shared import SharedComponent
 
+from .config import ArrayConfig
+
 __all__ = ["Cell", "Controller"]
 
 
@@ -89,10 +91,8 @@ class Controller(SharedComponent):
 
     Parameters
     ----------
-    rows, cols : int
-        Shape of the array.
-    pipeline : int
-        Registers inside the PEs.
+    config : ArrayConfig
+        The array.
 
     Members
     -------
@@ -114,10 +114,12 @@ class Controller(SharedComponent):
     #: Names of the control bits, as in the dataflow's cell.
     controls: ClassVar[tuple[str, ...]]
 
-    def __init__(self, rows: int, cols: int, pipeline: int) -> None:
-        self.rows = rows
-        self.cols = cols
-        self.pipeline = pipeline
+    def __init__(self, config: ArrayConfig) -> None:
+        self.rows = config.rows
+        self.cols = config.cols
+        self.pipeline = config.pe.pipeline
+        #: Enabled cycles from an accepted (last) beat of activations to its (first) sums.
+        self.latency = config.latency
         super().__init__(
             {
                 "en": In(1),
@@ -129,17 +131,8 @@ class Controller(SharedComponent):
                 "sum_valid": Out(1),
                 "sum_last": Out(1),
             }
-            | {name: Out(rows) for name in self.controls}
+            | {name: Out(config.rows) for name in self.controls}
         )
-
-    @property
-    def latency(self) -> int:
-        """Enabled cycles from an accepted (last) beat of activations to its (first) sums.
-
-        One register at the operands, ``pipeline`` and one at the sum; one more for each further
-        row and column on the way to the far corner.
-        """
-        return self.rows + self.cols + self.pipeline
 
     @property
     def definition(self) -> str:

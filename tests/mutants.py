@@ -544,8 +544,8 @@ MUTANTS = [
     _arithmetic(
         "what is shifted left wraps",
         "postprocess",
-        "saturated(small, bits)",
-        "small[:bits].as_signed()",
+        "saturated(small << places, bits)",
+        "(small << places)[:bits].as_signed()",
     ),
     _arithmetic(
         "a longer shift to the left is a short one",

@@ -138,9 +138,10 @@ class Accumulate(SharedComponent):
             stored = read.data.word_select(c, bits)
             found = [Mux(source, value, 0) for source, value in
                      zip(sources, (total, result, written, stored), strict=True)]  # fmt: skip
-            new = registered(m, self.i.payload.sums.word_select(c, bits).as_signed(), f"new_{c}")
+            beat = self.i.payload.sums.word_select(c, bits)
             before = found[0] | found[1] | found[2] | found[3] | Mux(first, nothing, 0)
-            old = registered(m, before[:bits].as_signed(), f"old_{c}")
+            new = registered(m, beat, f"new_{c}", signed(bits))
+            old = registered(m, before, f"old_{c}", signed(bits))
             m.d.comb += [
                 self.o.payload.sums.word_select(c, bits).eq(result),
                 difference.eq(old - new),

@@ -106,20 +106,18 @@ class Direct(SharedComponent):
             else:
                 assert isinstance(activation, Integer)
                 value = signed_value(code, activation)
-            difference = (value - zero)[:centred_bits].as_signed()
-            centred = registered(m, difference, f"centred_{c}")
+            centred = registered(m, value - zero, f"centred_{c}", signed(centred_bits))
             total = self.o.payload.sums.word_select(c, config.sum_bits)
             if not multiplies:
-                scaled = (centred << left_then)[: config.sum_bits]
-                m.d.comb += total.eq(registered(m, scaled, f"scaled_{c}"))
+                scaled = centred << left_then
+                m.d.comb += total.eq(registered(m, scaled, f"scaled_{c}", config.sum_bits))
                 continue
             m.submodules[f"product_{c}"] = product = Product(*factors)
             m.submodules[f"round_{c}"] = shift = RoundingShift(config.sum_bits)
             # ((v << left) * M + 2**30) >> 31 without the bits on the right that are zero
-            exact = (Cat(Const(0, 1), product.product).as_signed() >> ~left_then).as_signed()
-            shifted = registered(m, exact[: config.sum_bits + 1].as_signed(), f"shifted_{c}")
-            half = ((shifted + 1) >> 1)[: config.sum_bits].as_signed()
-            high = registered(m, half, f"high_{c}")
+            exact = Cat(Const(0, 1), product.product).as_signed() >> ~left_then
+            shifted = registered(m, exact, f"shifted_{c}", signed(config.sum_bits + 1))
+            high = registered(m, (shifted + 1) >> 1, f"high_{c}", signed(config.sum_bits))
             m.d.comb += [
                 product.a.eq(centred),
                 product.b.eq(factor),

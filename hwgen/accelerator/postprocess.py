@@ -92,12 +92,12 @@ class Multiplier(Requantizer):
         m.submodules.product = product = Product(len(self.sum), 31)
         m.submodules.round = rounding = RoundingShift(len(self.sum))
         to_left = self.sum << Mux(shift < 0, 0, shift[:3])
-        half = (((product.product >> 30) + 1) >> 1)[: len(self.sum)].as_signed()
-        high = registered(m, half, "high_half")
+        half = ((product.product >> 30) + 1) >> 1
+        high = registered(m, half, "high_half", self.sum.shape())
         right = Mux(shift < 0, -shift, 0)[:5]
         until_high = 1 + Product.latency(len(self.sum), 31) + 1
         m.d.comb += [
-            product.a.eq(registered(m, to_left[: len(self.sum)].as_signed(), "to_left")),
+            product.a.eq(registered(m, to_left, "to_left", self.sum.shape())),
             product.b.eq(registered(m, multiplier, "multiplier")),
             rounding.value.eq(high),
             rounding.right.eq(delayed(m, right, until_high)),
@@ -131,10 +131,9 @@ class Shift(Requantizer):
         bits = self.scaled_bits
         left = Signal(range(bits))
         m.d.comb += left.eq(Mux(-shift < bits - 1, -shift, bits - 1))
-        small = registered(m, saturated(self.sum, bits), "small") << registered(
-            m, left, "left_then"
-        )
-        shifted = registered(m, saturated(small, bits), "shifted_left")
+        small = registered(m, saturated(self.sum, bits), "small")
+        places = registered(m, left, "left_then")
+        shifted = registered(m, saturated(small << places, bits), "shifted_left")
         to_left = delayed(m, shift[-1], 1 + RoundingShift.latency)
         at_end = delayed(m, shifted, RoundingShift.latency - 1).as_signed()
         return self._clamped(m, Mux(to_left, at_end, rounding.result))
@@ -251,9 +250,9 @@ class PostProcess(SharedComponent):
             channel = parameters.word_select(c, config.channel_bits)
             bias, rest = channel[: config.sum_bits], channel[config.sum_bits :]
             m.submodules[f"requantize_{c}"] = unit = requantizer(config)
-            total = (sums.word_select(c, config.sum_bits) + bias)[: config.sum_bits]
+            total = sums.word_select(c, config.sum_bits) + bias
             m.d.comb += [
-                unit.sum.eq(registered(m, total.as_signed(), f"biased_{c}")),
+                unit.sum.eq(registered(m, total, f"biased_{c}", unit.sum.shape())),
                 unit.parameters.eq(registered(m, rest, f"parameters_{c}")),
                 *(getattr(unit, name).eq(registers[name]) for name in unit.bounds),
             ]

@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -14,13 +14,13 @@ __all__ = ["Product", "RoundingShift", "delayed", "registered", "saturated"]
 DIGIT_BITS = 17
 
 
-def registered(m: Module, value: Value, name: str) -> Value:
-    """Return a value one cycle later.
+def registered(m: Module, value: Value, name: str, shape: ShapeLike | None = None) -> Value:
+    """Return a value one cycle later, of its own shape or cut to another.
 
     The register is not reset: a reset of all data would be one of an accelerator's widest nets, and
     nobody looks at what is not said to be valid.
     """
-    register = Signal(value.shape(), name=name, reset_less=True)
+    register = Signal(value.shape() if shape is None else shape, name=name, reset_less=True)
     m.d.sync += register.eq(value)
     return register
 

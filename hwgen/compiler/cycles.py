@@ -114,12 +114,11 @@ def _sent(
     enough = Results.enough(config)
     waiting: deque[int] = deque()  # when results in the FIFO are taken out, or will be
     coming: deque[int] = deque()  # when results come that are not counted yet
-    taken = 0
     free = 0  # when the serializer is free
 
     def count(cycle: int) -> int:
         """Return how many results are in the FIFO at the beginning of a cycle."""
-        nonlocal taken, free
+        nonlocal free
         while coming and coming[0] < cycle:
             taken = max(coming.popleft() + Results.fifo_latency, free)
             free = taken + beats
@@ -148,7 +147,7 @@ def _sent(
                     coming.append(now + way)
             if final and sums is not None:
                 coming.extend(now + way + i for i in sums)
-    count(now + way + config.array.rows + 1)
+    count(coming[-1] + 1)
     return free
 
 
