@@ -11,6 +11,9 @@ from .pe import Addend, ProcessingElement
 
 __all__ = ["BNN32", "BNN64", "BinaryPE"]
 
+#: Lanes that are counted between two registers, where there are registers to count between.
+_GROUP = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryPE(ProcessingElement):
@@ -18,6 +21,8 @@ class BinaryPE(ProcessingElement):
 
     The number of lanes may be odd. Lanes left over when K is not a multiple of the lanes are
     filled with +1 · +1, and whoever fills them subtracts that (``padding_product`` is 1).
+
+    All lanes are counted at once, or with a ``pipeline`` of 2 or more, 16 at a time.
     """
 
     lanes: int = 32
@@ -34,14 +39,20 @@ class BinaryPE(ProcessingElement):
         self, m: Module, activations: Sequence[Value], weights: Sequence[Value]
     ) -> list[Addend]:
         pairs = list(zip(activations, weights, strict=True))
-        popcount = Signal(range(len(pairs) + 1))
-        dot = Signal(signed(signed_bits(-len(pairs), len(pairs))))
-        m.d.comb += [
+        size = len(pairs) if self.pipeline < 2 else _GROUP
+        addends = []
+        for start in range(0, len(pairs), size):
+            group = pairs[start : start + size]
+            name = f"_{start // size}" if size < len(pairs) else ""
+            popcount = Signal(range(len(group) + 1), name=f"popcount{name}")
             # One flat sum: synthesis finds better compressor trees than we would draw.
-            popcount.eq(sum(~(a ^ w) for a, w in pairs)),
-            dot.eq((popcount << 1) - len(pairs)),
-        ]
-        return [Addend(dot)]
+            m.d.comb += popcount.eq(sum(~(a ^ w) for a, w in group))
+            less = 0 if start else len(pairs)  # the first addend has all of the constant
+            shape = signed(signed_bits(-less, 2 * len(group) - less))
+            dot = Signal(shape, name=f"dot{name}")
+            m.d.comb += dot.eq((popcount << 1) - less)
+            addends.append(Addend(dot))
+        return addends
 
 
 #: 32 products a cycle.

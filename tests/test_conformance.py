@@ -80,6 +80,7 @@ _PARAMETERS = [
     BinaryPE(lanes=1),
     BinaryPE(lanes=7, pipeline=2),
     BinaryPE(lanes=33, pipeline=3),
+    BinaryPE(lanes=64, pipeline=2),
 ]
 
 
