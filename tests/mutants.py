@@ -192,13 +192,14 @@ MUTANTS = [
     _pe(
         "last lane not counted",
         "binary",
-        "for a, w in pairs)",
-        "for a, w in pairs[: max(1, len(pairs) - 1)])",
+        "for a, w in group)",
+        "for a, w in group[: max(1, len(group) - 1)])",
     ),
     _pe(
-        "popcount too narrow", "binary", "Signal(range(len(pairs) + 1)", "Signal(range(len(pairs))"
+        "popcount too narrow", "binary", "Signal(range(len(group) + 1)", "Signal(range(len(group))"
     ),
-    _pe("popcount not doubled", "binary", "(popcount << 1) - len(pairs)", "popcount - len(pairs)"),
+    _pe("popcount not doubled", "binary", "(popcount << 1) - less", "popcount - less"),
+    _pe("every group less all lanes", "binary", "0 if start else len(pairs)", "len(pairs)"),
     # Weight-stationary dataflow
     _array("weights never swap", "weight_stationary", "with m.If(self.swap):", "with m.If(0):"),
     _array(
@@ -423,6 +424,18 @@ MUTANTS = [
         "random and small",
     ),
     _accelerator(
+        "registers change during a run",
+        "sequencer",
+        "m.If(~busy):\n                m.d.sync += self.reg",
+        "m.If(1):\n                m.d.sync += self.reg",
+    ),
+    _accelerator(
+        "of a word that is loaded only the first part is written",
+        "buffer",
+        "mask.eq(~0)",
+        "mask.eq(1)",
+    ),
+    _accelerator(
         "what was kept is forgotten", "skid", "Mux(full, kept, self.i.payload)", "self.i.payload"
     ),
     _accelerator(
@@ -456,9 +469,7 @@ MUTANTS = [
         "Mux(far, 2,",
         "Mux(0, 2,",
     ),
-    _accelerator(
-        "what is no total is forwarded", "accumulate", "(self.i.valid, place)", "(1, place)"
-    ),
+    _accelerator("what is no total is forwarded", "accumulate", "(valid, place)", "(1, place)"),
     _accelerator(
         "what is no total is forwarded later", "accumulate", "(valid_1, place_1)", "(1, place_1)"
     ),

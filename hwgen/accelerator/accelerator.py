@@ -29,6 +29,7 @@ from .commands import BUFFERS
 from .config import AcceleratorConfig
 from .direct import Direct
 from .postprocess import PostProcess
+from .product import registered
 from .registers import MODES
 from .results import Results
 from .sequencer import Sequencer
@@ -185,18 +186,19 @@ class Accelerator(SharedComponent):
             ]
         # The array never stands still.
         bits, sum_bits = config.array.accumulator.bits, config.sum_bits
+        came_past = registered(m, past, "came_past")  # as it is a long way to here
         m.d.comb += [
             array.o_sum.ready.eq(1),
-            accumulate.i.valid.eq(Mux(past, direct.o.valid, array.o_sum.valid)),
+            accumulate.i.valid.eq(Mux(came_past, direct.o.valid, array.o_sum.valid)),
             accumulate.i.payload.last.eq(
-                Mux(past, direct.o.payload.last, array.o_sum.payload.last)
+                Mux(came_past, direct.o.payload.last, array.o_sum.payload.last)
             ),
         ]
         for c in range(cols):
             total = array.o_sum.payload.data.word_select(c, bits).as_signed()
             other = direct.o.payload.sums.word_select(c, sum_bits).as_signed()
             m.d.comb += accumulate.i.payload.sums.word_select(c, sum_bits).eq(
-                Mux(past, other, total)
+                Mux(came_past, other, total)
             )
 
         m.d.comb += [

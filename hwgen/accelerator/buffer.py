@@ -104,6 +104,9 @@ class WordBuffer(SharedComponent):
 class ActivationBuffer(SharedComponent):
     """The activation buffer: vectors for runs, words for LOAD and STORE.
 
+    What is written passes a register, as it has a long way: it can be read from the second cycle
+    after on.
+
     Members
     -------
     read_en, read_addr, read_data
@@ -154,18 +157,22 @@ class AlignedBuffer(ActivationBuffer):
             self.read_data.eq(memory.read_data),
         ]
         first = self.write_addr[: ceil_log2(memory.parts)]
+        mask = Signal.like(memory.write_mask, name="mask")
+        address = Signal.like(memory.write_addr, name="address", reset_less=True)
+        written = Signal.like(memory.write_data, name="written", reset_less=True)
         with m.If(self.load_en):
-            m.d.comb += [
-                memory.write_mask.eq(~0),
-                memory.write_addr.eq(self.load_addr),
-                memory.write_data.eq(self.load_data),
-            ]
+            m.d.sync += [mask.eq(~0), address.eq(self.load_addr), written.eq(self.load_data)]
         with m.Else():
-            m.d.comb += [
-                memory.write_mask.eq(Mux(self.write_en, 1 << first, 0)),
-                memory.write_addr.eq(self.write_addr[place_bits:]),
-                memory.write_data.eq(self.write_data.replicate(memory.parts)),
+            m.d.sync += [
+                mask.eq(Mux(self.write_en, 1 << first, 0)),
+                address.eq(self.write_addr[place_bits:]),
+                written.eq(self.write_data.replicate(memory.parts)),
             ]
+        m.d.comb += [
+            memory.write_mask.eq(mask),
+            memory.write_addr.eq(address),
+            memory.write_data.eq(written),
+        ]
         return m
 
 
@@ -185,10 +192,10 @@ class BankedBuffer(ActivationBuffer):
         place_bits = ceil_log2(banks)
         rows = -(-config.granules // banks)
 
-        mask, address, data = Signal(written), Signal.like(self.write_addr), Signal.like(
-            self.write_data
-        )  # fmt: skip
-        m.d.comb += [
+        mask = Signal(written)
+        address = Signal.like(self.write_addr, name="address", reset_less=True)
+        data = Signal.like(self.write_data, name="data", reset_less=True)
+        m.d.sync += [
             mask.eq(Mux(self.load_en, 1, self.write_en.replicate(written))),
             address.eq(Mux(self.load_en, self.load_addr, self.write_addr)),
             data.eq(Mux(self.load_en, self.load_data, self.write_data)),

@@ -97,7 +97,7 @@ class Sequencer(SharedComponent):
         begins = Signal()
 
         # A beat is decoded as it comes, and executed in a later cycle.
-        beat = Signal.like(self.i.payload)
+        beat = Signal.like(self.i.payload, reset_less=True)
         valid = Signal()
         take = Signal()
         waits = Signal()
@@ -122,13 +122,16 @@ class Sequencer(SharedComponent):
             self.idle.eq(~begun),
             last_part.eq(part == beats[buffer]),
             whole.eq(buffer == BUFFERS["activation"]),
-            self.load_part.eq(part),
-            self.load_addr.eq(to_write),
         ]
-        before = Signal(len(self.load_data) - self.config.stream_bits)  # beats of a word, but one
-        m.d.comb += self.load_data.eq(Cat(before, beat.data))
-        m.d.sync += [self.start.eq(0), self.store.eq(0)]
+        # Loads leave from registers, as buffers are wide.
+        m.d.sync += [self.load_part.eq(part), self.load_addr.eq(to_write)]
+        word = Signal.like(self.load_data, reset_less=True)  # the last beats
+        m.d.comb += self.load_data.eq(word)
+        m.d.sync += [self.start.eq(0), self.store.eq(0), self.load_mask.eq(0)]
         m.d.sync += busy.eq(self.running | self.start | self.store | begins)
+        if not waits_for_set:  # a RUN finds them as they were set, at the latest a cycle before
+            with m.If(~busy):
+                m.d.sync += self.registers.eq(staged)
         with m.If(begun & ~self.o.valid):
             m.d.sync += cycles.eq(cycles + 1)
 
@@ -158,8 +161,6 @@ class Sequencer(SharedComponent):
                                 with m.Else():
                                     m.d.comb += begins.eq(1)
                                     m.d.sync += self.start.eq(1)
-                                    if not waits_for_set:
-                                        m.d.sync += self.registers.eq(staged)
                             m.d.sync += check.eq(0)
                         with m.Case(Opcode.STORE):
                             m.d.comb += begins.eq(wrong == Status.OK)
@@ -176,13 +177,11 @@ class Sequencer(SharedComponent):
             with m.State("load"):
                 m.d.comb += take.eq(valid)
                 with m.If(valid):
-                    m.d.comb += [
-                        ending.eq(last_part & (left == 0)),
-                        self.load_mask.eq(Mux(last_part | ~whole, 1 << buffer, 0)),
-                    ]
+                    m.d.comb += ending.eq(last_part & (left == 0))
                     m.d.sync += [
+                        self.load_mask.eq(Mux(last_part | ~whole, 1 << buffer, 0)),
                         part.eq(part + 1),
-                        before.eq(self.load_data >> self.config.stream_bits),
+                        word.eq(Cat(word, beat.data)[self.config.stream_bits :]),
                     ]
                     with m.If(last_part):
                         m.d.sync += [part.eq(0), left.eq(left - 1), to_write.eq(to_write + 1)]

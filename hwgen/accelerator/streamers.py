@@ -106,10 +106,10 @@ class ActivationStreamer(SharedComponent):
         advance = Signal()
         found = Signal()  # there is something at read_data
         within = Signal(init=1)
-        inside = Signal()
-        beyond = Signal(config.vector)  # granules that lie behind the last channel
-        last = Signal()
-        second = Signal()
+        inside = Signal(reset_less=True)
+        beyond = Signal(config.vector, reset_less=True)  # granules behind the last channel
+        last = Signal(reset_less=True)
+        second = Signal(reset_less=True)
         step = ahead.o.payload
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
@@ -145,7 +145,7 @@ class ActivationStreamer(SharedComponent):
                 )
         short = codes[: len(self.o.payload.short)]
         if config.word > 1:  # the granule of the word; chosen here, as a block RAM is slow itself
-            place = Signal(ceil_log2(config.word))
+            place = Signal(ceil_log2(config.word), reset_less=True)
             place_1 = Signal.like(place)
             with m.If(advance):
                 m.d.sync += [place_1.eq(step.act), place.eq(place_1)]
