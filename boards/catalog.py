@@ -32,20 +32,21 @@ __all__ = [
 ]
 
 _SMALL = {"loop_bits": 8, "register_sets": 1, "requantize": "shift"}
+_TINY = {"register_slices": 0}
 _BUFFERS = ("activation_buffer", "weight_buffer", "accumulator_buffer", "parameter_buffer")
 #: What an accelerator gets that its user does not say, by the FPGA: buffers that its block RAM
 #: holds, and narrow loops where logic is scarce.
 DEFAULTS: dict[str, dict[str, Any]] = {
     size: dict(zip(_BUFFERS, buffers, strict=True)) | rest
     for size, buffers, rest in (
-        ("1k", (1024, 1024, 256, 256), _SMALL),
-        ("up5k", (2048, 4096, 1024, 512), _SMALL),
+        ("1k", (1024, 1024, 256, 256), _SMALL | _TINY),
+        ("up5k", (2048, 4096, 1024, 512), _SMALL | _TINY),
         ("8k", (4096, 4096, 1024, 512), _SMALL),
         ("12k", (16384, 32768, 8192, 4096), {}),
         ("25k", (16384, 32768, 8192, 4096), {}),
         ("45k", (32768, 65536, 16384, 8192), {}),
         ("85k", (65536, 131072, 32768, 16384), {}),
-        ("GW1N-1", (1024, 1024, 256, 256), _SMALL),
+        ("GW1N-1", (1024, 1024, 256, 256), _SMALL | _TINY),
         ("GW1N-9C", (8192, 16384, 4096, 2048), _SMALL),
         ("GW2A-18C", (16384, 32768, 8192, 4096), {"requantize": "shift"}),
     )

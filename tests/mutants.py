@@ -469,7 +469,9 @@ MUTANTS = [
         "Mux(far, 2,",
         "Mux(0, 2,",
     ),
-    _accelerator("what is no total is forwarded", "accumulate", "(valid, place)", "(1, place)"),
+    _accelerator(
+        "what is no total is forwarded", "accumulate", "(self.i.valid, place)", "(1, place)"
+    ),
     _accelerator(
         "what is no total is forwarded later", "accumulate", "(valid_1, place_1)", "(1, place_1)"
     ),
@@ -488,8 +490,8 @@ MUTANTS = [
     _accelerator(
         "a result that waits is forgotten at the end",
         "results",
-        "nest.valid | fifo.r_level.any() | serializer.o.valid",
-        "nest.valid | serializer.o.valid",
+        "nest.valid | fifo.r_level.any() | self.o.valid",
+        "nest.valid | self.o.valid",
     ),
     _accelerator("what was kept is overwritten", "skid", "with m.If(~full):", "with m.If(1):"),
     _accelerator(

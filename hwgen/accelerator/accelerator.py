@@ -16,7 +16,7 @@ Before an output-stationary array, a transposer collects pixels and gives a few 
 
 from dataclasses import replace
 
-from amaranth.hdl import Module, Mux
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
@@ -33,6 +33,7 @@ from .product import registered
 from .registers import MODES
 from .results import Results
 from .sequencer import Sequencer
+from .skid import Skid
 from .streamers import ActivationStreamer, WeightStreamer
 from .transposer import Transposer
 
@@ -154,14 +155,17 @@ class Accelerator(SharedComponent):
         to_array, past_it = read.codes, read.short
         if config.read_codes < cols:
             to_array, past_it = past_it, to_array
+        new_weights = weight_streamer.o
+        if config.register_slices:  # the buffer does not wait for what the array says of its sums
+            new_weights = Skid.behind(m, new_weights, "new_weights")
         m.d.comb += [
             direct.i.valid.eq(act_streamer.o.valid & past & go),
             direct.i.payload.codes.eq(past_it),
             direct.i.payload.last.eq(read.last),
             direct.i.payload.second.eq(read.second),
-            array.i_weight.valid.eq(weight_streamer.o.valid),
-            array.i_weight.payload.eq(weight_streamer.o.payload),
-            weight_streamer.o.ready.eq(array.i_weight.ready),
+            array.i_weight.valid.eq(new_weights.valid),
+            array.i_weight.payload.eq(new_weights.payload),
+            new_weights.ready.eq(array.i_weight.ready),
         ]
         if config.array.dataflow == "os":
             m.submodules.transposer = transposer = Transposer(
@@ -187,21 +191,20 @@ class Accelerator(SharedComponent):
         # The array never stands still.
         bits, sum_bits = config.array.accumulator.bits, config.sum_bits
         came_past = registered(m, past, "came_past")  # as it is a long way to here
-        m.d.comb += [
-            array.o_sum.ready.eq(1),
+        came = Signal.like(accumulate.i.payload, reset_less=True)
+        late = "sync" if config.register_slices else "comb"
+        m.d[late] += [
             accumulate.i.valid.eq(Mux(came_past, direct.o.valid, array.o_sum.valid)),
-            accumulate.i.payload.last.eq(
-                Mux(came_past, direct.o.payload.last, array.o_sum.payload.last)
-            ),
+            came.last.eq(Mux(came_past, direct.o.payload.last, array.o_sum.payload.last)),
         ]
         for c in range(cols):
             total = array.o_sum.payload.data.word_select(c, bits).as_signed()
             other = direct.o.payload.sums.word_select(c, sum_bits).as_signed()
-            m.d.comb += accumulate.i.payload.sums.word_select(c, sum_bits).eq(
-                Mux(came_past, other, total)
-            )
+            m.d[late] += came.sums.word_select(c, sum_bits).eq(Mux(came_past, other, total))
 
         m.d.comb += [
+            array.o_sum.ready.eq(1),
+            accumulate.i.payload.eq(came),
             postprocess.i.valid.eq(accumulate.o.valid),
             postprocess.i.payload.eq(accumulate.o.payload),
             results.i.valid.eq(postprocess.o.valid),

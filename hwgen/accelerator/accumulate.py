@@ -35,8 +35,8 @@ class Accumulate(SharedComponent):
         Results; ``last``: the last of a block of output channels.
     """
 
-    #: Cycles from a sum to its result: it is here, the old sum is read, the total made.
-    latency = 3
+    #: Cycles from a sum to its result: the old sum is read, the total made.
+    latency = 2
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -76,10 +76,6 @@ class Accumulate(SharedComponent):
                 extent = Mux(self.registers.mode[MODES["direct"]], extent, 0)
             m.d.comb += getattr(passes, f"extent_{i}").eq(extent)
 
-        # From the far edge of the array it is a long way to here.
-        valid, last = Signal(), Signal(reset_less=True)
-        m.d.sync += [valid.eq(self.i.valid), last.eq(self.i.payload.last)]
-
         place = Signal(ceil_log2(depth))
         following = Signal.like(place)
         first = Signal()  # this is the first of the passes that are summed
@@ -97,28 +93,28 @@ class Accumulate(SharedComponent):
         fresh = Signal()  # one of the three has the place of the beat that comes now
         m.d.comb += [
             final.eq(passes.at_end[: len(loops.summed)].all()),
-            ends.eq(last & passes.at_end.all()),
-            following.eq(Mux(last, 0, place + 1)),
+            ends.eq(self.i.payload.last & passes.at_end.all()),
+            following.eq(Mux(self.i.payload.last, 0, place + 1)),
             # Read ahead: the place of the next beat is known.
-            read.addr.eq(Mux(valid, following, place)),
+            read.addr.eq(Mux(self.i.valid, following, place)),
             write.data.eq(self.o.payload.sums),
-            passes.next.eq(valid & last & ~ends),
-            passes.start.eq(self.start | (valid & ends)),
+            passes.next.eq(self.i.valid & self.i.payload.last & ~ends),
+            passes.start.eq(self.start | (self.i.valid & ends)),
         ]
         same = Cat(
-            there & (read.addr == before)
-            for there, before in (
-                (valid, place), (valid_1, place_1), (write.en, write.addr)
+            valid & (read.addr == before)
+            for valid, before in (
+                (self.i.valid, place), (valid_1, place_1), (write.en, write.addr)
             )
         )  # fmt: skip
-        with m.If(valid):
+        with m.If(self.i.valid):
             m.d.sync += place.eq(following)
-            with m.If(last):
+            with m.If(self.i.payload.last):
                 m.d.sync += first.eq(final)
         with m.If(self.start):
             m.d.sync += [place.eq(0), first.eq(1)]
         m.d.sync += [
-            valid_1.eq(valid),
+            valid_1.eq(self.i.valid),
             final_1.eq(final),
             ends_1.eq(ends),
             place_1.eq(place),
@@ -142,7 +138,7 @@ class Accumulate(SharedComponent):
             stored = read.data.word_select(c, bits)
             found = [Mux(source, value, 0) for source, value in
                      zip(sources, (total, result, written, stored), strict=True)]  # fmt: skip
-            beat = registered(m, self.i.payload.sums.word_select(c, bits), f"sum_{c}")
+            beat = self.i.payload.sums.word_select(c, bits)
             before = found[0] | found[1] | found[2] | found[3] | Mux(first, nothing, 0)
             new = registered(m, beat, f"new_{c}", signed(bits))
             old = registered(m, before, f"old_{c}", signed(bits))

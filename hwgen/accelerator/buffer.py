@@ -104,8 +104,7 @@ class WordBuffer(SharedComponent):
 class ActivationBuffer(SharedComponent):
     """The activation buffer: vectors for runs, words for LOAD and STORE.
 
-    What is written passes a register, as it has a long way: it can be read from the second cycle
-    after on.
+    What is written can be read from the second cycle after on, as there is a register slice.
 
     Members
     -------
@@ -160,10 +159,11 @@ class AlignedBuffer(ActivationBuffer):
         mask = Signal.like(memory.write_mask, name="mask")
         address = Signal.like(memory.write_addr, name="address", reset_less=True)
         written = Signal.like(memory.write_data, name="written", reset_less=True)
+        domain = "sync" if config.register_slices else "comb"
         with m.If(self.load_en):
-            m.d.sync += [mask.eq(~0), address.eq(self.load_addr), written.eq(self.load_data)]
+            m.d[domain] += [mask.eq(~0), address.eq(self.load_addr), written.eq(self.load_data)]
         with m.Else():
-            m.d.sync += [
+            m.d[domain] += [
                 mask.eq(Mux(self.write_en, 1 << first, 0)),
                 address.eq(self.write_addr[place_bits:]),
                 written.eq(self.write_data.replicate(memory.parts)),
@@ -195,7 +195,7 @@ class BankedBuffer(ActivationBuffer):
         mask = Signal(written)
         address = Signal.like(self.write_addr, name="address", reset_less=True)
         data = Signal.like(self.write_data, name="data", reset_less=True)
-        m.d.sync += [
+        m.d["sync" if config.register_slices else "comb"] += [
             mask.eq(Mux(self.load_en, 1, self.write_en.replicate(written))),
             address.eq(Mux(self.load_en, self.load_addr, self.write_addr)),
             data.eq(Mux(self.load_en, self.load_data, self.write_data)),

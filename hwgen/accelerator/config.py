@@ -55,6 +55,10 @@ class AcceleratorConfig:
     weight_ports : int
         2, so that weights are loaded while a run reads others, or 1, so that loads of weights wait
         and the memory needs one port only, as the SPRAM of an iCE40 UltraPlus has it.
+    register_slices : int
+        1, so that registers end the long ways (from the array to accumulation, from the weight
+        buffer to the array, into the activation buffer, to the host), which wide arrays need to be
+        fast; or 0, for less logic and a cycle less of each run.
 
     Raises
     ------
@@ -75,6 +79,7 @@ class AcceleratorConfig:
     sum_bits: int = 0
     register_sets: int = 2
     weight_ports: int = 2
+    register_slices: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.array, ArrayConfig):
@@ -119,6 +124,7 @@ class AcceleratorConfig:
         check_choice("stream_bits", self.stream_bits, STREAM_BITS)
         check_integer("register_sets", self.register_sets, 1, 2)
         check_integer("weight_ports", self.weight_ports, 1, 2)
+        check_integer("register_slices", self.register_slices, 0, 1)
         check_choice("layout", self.layout, LAYOUTS)
         if self.layout == "aligned" and not self.aligned:
             raise ValueError(

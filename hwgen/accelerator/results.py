@@ -14,6 +14,7 @@ from .direct import Direct
 from .nest import LoopNest
 from .postprocess import PostProcess
 from .registers import MODES, loops_of, registers_layout
+from .skid import Skid
 
 __all__ = ["Results", "Serializer"]
 
@@ -44,18 +45,22 @@ class Serializer(SharedComponent):
         m = Module()
         rest = Signal(self.beats * self.beat, reset_less=True)
         left = Signal(max(1, ceil_log2(self.beats)))
+        done = Signal()  # after this beat there is nothing left
         m.d.comb += [
-            self.i.ready.eq(~self.o.valid | (self.o.ready & (left == 0))),
+            done.eq(~self.o.valid | (left == 0)),
+            self.i.ready.eq(~self.o.valid | (self.o.ready & done)),
             self.o.payload.eq(rest[: self.beat]),
         ]
-        with m.If(self.o.valid & self.o.ready):
-            m.d.sync += [rest.eq(rest >> self.beat), left.eq(left - 1)]
-        with m.If(self.i.ready):
-            m.d.sync += [
-                rest.eq(self.i.payload.data),
-                left.eq(self.i.payload.beats),
-                self.o.valid.eq(self.i.valid),
-            ]
+        # What comes next is chosen without `ready`, as a word is wide.
+        with m.If(~self.o.valid | self.o.ready):
+            with m.If(done):
+                m.d.sync += [
+                    rest.eq(self.i.payload.data),
+                    left.eq(self.i.payload.beats),
+                    self.o.valid.eq(self.i.valid),
+                ]
+            with m.Else():
+                m.d.sync += [rest.eq(rest >> self.beat), left.eq(left - 1)]
         return m
 
 
@@ -128,7 +133,8 @@ class Results(SharedComponent):
         """Return how many results may come after a FIFO as full as it may be."""
         behind = Accumulate.latency + PostProcess.latency(config, raw=False)
         rest = config.array.rows if config.array.dataflow == "os" else 0  # of a pass
-        return cls.hold_latency + max(config.array.latency, Direct.latency(config)) + behind + rest
+        before = max(config.array.latency, Direct.latency(config)) + config.register_slices
+        return cls.hold_latency + before + behind + rest
 
     @classmethod
     def enough(cls, config: AcceleratorConfig) -> int:
@@ -206,7 +212,7 @@ class Results(SharedComponent):
             fifo.w_en.eq(offered & to_host),
             fifo.w_data.eq(self.i.payload),
             fifo.r_en.eq(serializer.i.ready),
-            self.busy.eq(nest.valid | fifo.r_level.any() | serializer.o.valid),
+            self.busy.eq(nest.valid | fifo.r_level.any() | self.o.valid),
         ]
         m.d.sync += self.hold.eq(fifo.r_level >= self.enough(self.config))
 
@@ -224,10 +230,13 @@ class Results(SharedComponent):
         with m.If(self.store):
             m.d.sync += [self.storing.eq(1), self.read_addr.eq(self.store_addr), ended.eq(0)]
 
+        sent = serializer.o
+        if self.config.register_slices:  # nothing as wide as a word waits for the host's `ready`
+            sent = Skid.behind(m, sent, "to_host")
         m.d.comb += [
-            self.o.valid.eq(serializer.o.valid),
-            self.o.payload.eq(serializer.o.payload),
-            serializer.o.ready.eq(self.o.ready),
+            self.o.valid.eq(sent.valid),
+            self.o.payload.eq(sent.payload),
+            sent.ready.eq(self.o.ready),
         ]
         with m.If(self.storing):
             m.d.comb += [

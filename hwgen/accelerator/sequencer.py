@@ -100,22 +100,25 @@ class Sequencer(SharedComponent):
         beat = Signal.like(self.i.payload, reset_less=True)
         valid = Signal()
         take = Signal()
+        kind = Signal(len(Opcode))
+        is_a = dict(zip(Opcode, kind, strict=True))
         waits = Signal()
         wrong = Signal(8)
         last = Signal.like(self.store_last)
         end = Signal(25)  # the last word of a LOAD or STORE
-        _, _, address, count, _ = _fields(self.i.payload.data)
+        opcode, _, address, count, _ = _fields(self.i.payload.data)
         m.d.comb += end.eq(address + count)
         m.d.comb += self.i.ready.eq(~valid | take)
         with m.If(self.i.ready):
             m.d.sync += [
                 valid.eq(self.i.valid),
                 beat.eq(self.i.payload),
+                kind.eq(Cat(opcode == known for known in Opcode)),
                 waits.eq(self._waits(self.i.payload.data)),
                 wrong.eq(self._error(m, self.i.payload, end)),
                 last.eq(end),
             ]
-        opcode, number, address, count, value = _fields(beat.data)
+        _, number, address, count, value = _fields(beat.data)
         m.d.comb += [
             self.status.eq(status),
             self.cycles.eq(cycles),
@@ -123,11 +126,19 @@ class Sequencer(SharedComponent):
             last_part.eq(part == beats[buffer]),
             whole.eq(buffer == BUFFERS["activation"]),
         ]
-        # Loads leave from registers, as buffers are wide.
-        m.d.sync += [self.load_part.eq(part), self.load_addr.eq(to_write)]
-        word = Signal.like(self.load_data, reset_less=True)  # the last beats
+        before = Signal(  # beats of a word, but one
+            len(self.load_data) - self.config.stream_bits, reset_less=True
+        )
+        word = Signal.like(self.load_data, reset_less=True)
+        late = "sync" if self.config.register_slices else "comb"  # a cycle after their beat
+        m.d[late] += [
+            self.load_mask.eq(0),
+            self.load_part.eq(part),
+            self.load_addr.eq(to_write),
+            word.eq(Cat(before, beat.data)),
+        ]
         m.d.comb += self.load_data.eq(word)
-        m.d.sync += [self.start.eq(0), self.store.eq(0), self.load_mask.eq(0)]
+        m.d.sync += [self.start.eq(0), self.store.eq(0)]
         m.d.sync += busy.eq(self.running | self.start | self.store | begins)
         if not waits_for_set:  # a RUN finds them as they were set, at the latest a cycle before
             with m.If(~busy):
@@ -142,33 +153,32 @@ class Sequencer(SharedComponent):
                 with m.If(valid & ~begun):
                     m.d.sync += [begun.eq(1), cycles.eq(1), status.eq(0)]
                 with m.If(take):
-                    with m.Switch(opcode):
-                        with m.Case(Opcode.SET):
-                            with m.Switch(number):
-                                for i, name in enumerate(widths):
-                                    with m.Case(i):
-                                        m.d.sync += staged[name].eq(value)  # type: ignore[index]
-                            m.d.sync += check.eq(check.rotate_left(1) ^ value ^ (number << 24))
-                        with m.Case(Opcode.LOAD):
-                            m.d.sync += [
-                                buffer.eq(number), to_write.eq(address), left.eq(count), part.eq(0)
-                            ]  # fmt: skip
-                            m.next = "load"
-                        with m.Case(Opcode.RUN):
-                            with m.If(wrong == Status.OK):
-                                with m.If(value != check):
-                                    m.d.comb += error.eq(Status.WRONG_CHECK)
-                                with m.Else():
-                                    m.d.comb += begins.eq(1)
-                                    m.d.sync += self.start.eq(1)
-                            m.d.sync += check.eq(0)
-                        with m.Case(Opcode.STORE):
-                            m.d.comb += begins.eq(wrong == Status.OK)
-                            m.d.sync += [
-                                self.store.eq(wrong == Status.OK),
-                                self.store_addr.eq(address),
-                                self.store_last.eq(last),
-                            ]
+                    with m.If(is_a[Opcode.SET]):
+                        with m.Switch(number):
+                            for i, name in enumerate(widths):
+                                with m.Case(i):
+                                    m.d.sync += staged[name].eq(value)  # type: ignore[index]
+                        m.d.sync += check.eq(check.rotate_left(1) ^ value ^ (number << 24))
+                    with m.If(is_a[Opcode.LOAD]):
+                        m.d.sync += [
+                            buffer.eq(number), to_write.eq(address), left.eq(count), part.eq(0)
+                        ]  # fmt: skip
+                        m.next = "load"
+                    with m.If(is_a[Opcode.RUN]):
+                        with m.If(wrong == Status.OK):
+                            with m.If(value != check):
+                                m.d.comb += error.eq(Status.WRONG_CHECK)
+                            with m.Else():
+                                m.d.comb += begins.eq(1)
+                                m.d.sync += self.start.eq(1)
+                        m.d.sync += check.eq(0)
+                    with m.If(is_a[Opcode.STORE]):
+                        m.d.comb += begins.eq(wrong == Status.OK)
+                        m.d.sync += [
+                            self.store.eq(wrong == Status.OK),
+                            self.store_addr.eq(address),
+                            self.store_last.eq(last),
+                        ]
                     with m.If(error != Status.OK):
                         m.d.sync += status.eq(error)
                         m.next = "discard"
@@ -178,10 +188,10 @@ class Sequencer(SharedComponent):
                 m.d.comb += take.eq(valid)
                 with m.If(valid):
                     m.d.comb += ending.eq(last_part & (left == 0))
+                    m.d[late] += self.load_mask.eq(Mux(last_part | ~whole, 1 << buffer, 0))
                     m.d.sync += [
-                        self.load_mask.eq(Mux(last_part | ~whole, 1 << buffer, 0)),
                         part.eq(part + 1),
-                        word.eq(Cat(word, beat.data)[self.config.stream_bits :]),
+                        before.eq(Cat(before, beat.data) >> self.config.stream_bits),
                     ]
                     with m.If(last_part):
                         m.d.sync += [part.eq(0), left.eq(left - 1), to_write.eq(to_write + 1)]

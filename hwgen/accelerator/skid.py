@@ -35,6 +35,17 @@ class Skid(SharedComponent):
     def definition(self) -> str:
         return f"skid_{self.width}"
 
+    @classmethod
+    def behind(cls, m: Module, source: stream.Interface, name: str) -> stream.Interface:
+        """Put one, of this name, behind a stream of ``m``, and return its ``o``."""
+        m.submodules[name] = skid = cls(source.payload.shape())
+        m.d.comb += [
+            skid.i.valid.eq(source.valid),
+            skid.i.payload.eq(source.payload),
+            source.ready.eq(skid.i.ready),
+        ]
+        return skid.o
+
     def body(self) -> Module:
         m = Module()
         kept = Signal(self.width, reset_less=True)

@@ -43,6 +43,7 @@ ACCELERATOR: dict[str, tuple[str, str, str]] = {
     "loop_bits": ("integer", "B", "width of loop counters and places, 6 to 16 (default: 16)"),
     "register_sets": ("integer", "1|2", "2: the next run is set while one goes on (default)"),
     "weight_ports": ("integer", "1|2", "2: weights are loaded while a run reads others (default)"),
+    "register_slices": ("integer", "0|1", "1: registers end the long ways (default)"),
     "sum_bits": ("integer", "B", "width of sums with their bias, 8 to 48 (default: 32 or 48)"),
 }
 

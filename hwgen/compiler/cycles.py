@@ -59,7 +59,7 @@ def run_cycles(program: Program, run: Run) -> int:
             apart, summed = array.rows * summed, 1
             ready = ActivationStreamer.latency + array.rows + apart - 1
             pixels, skip = array.rows, array.rows - pixels
-    way += Accumulate.latency + PostProcess.latency(config, raw)
+    way += config.register_slices + Accumulate.latency + PostProcess.latency(config, raw)
     if not to_host:
         return ready + way + (blocks * summed - 1) * apart + pixels
     bits = array.cols * (config.sum_bits if raw else array.pe.activation.bits)

@@ -35,7 +35,7 @@ CONFIGURATIONS = {
     "bnn64 1x4, small": {
         "pe": "bnn32", "lanes": 64, "rows": 1, "cols": 4, "requantize": "threshold",
         "thresholds": 1, "layout": "aligned", "loop_bits": 6, "sum_bits": 12, "register_sets": 1,
-        "weight_ports": 1,
+        "weight_ports": 1, "register_slices": 0,
     },
     "int8 2x4 shift, small": {
         "pe": "int8", "rows": 2, "cols": 4, "requantize": "shift", "loop_bits": 6, "sum_bits": 24,
@@ -45,7 +45,7 @@ CONFIGURATIONS = {
         "weight_ports": 1, "pe": "int8", "rows": 4, "cols": 4, "lanes": 2, "layout": "aligned", "loop_bits": 8,
     },
     "int8 8x2 os, aligned": {
-        "pe": "int8", "rows": 8, "cols": 2, "dataflow": "os", "layout": "aligned",
+        "register_slices": 0, "pe": "int8", "rows": 8, "cols": 2, "dataflow": "os", "layout": "aligned",
     },
 }  # fmt: skip
 
