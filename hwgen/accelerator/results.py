@@ -13,6 +13,7 @@ from .config import AcceleratorConfig
 from .direct import Direct
 from .nest import LoopNest
 from .postprocess import PostProcess
+from .product import registered
 from .registers import MODES, loops_of, registers_layout
 from .skid import Skid
 
@@ -71,8 +72,8 @@ class Results(SharedComponent):
     full, :attr:`hold` keeps operands from the array: all that are on their way have room.
     An output-stationary array gives sums of ``rows`` pixels in each pass, the last one first; those
     beyond the loop over pixels are dropped.
-    It also sends words of the activation buffer (a store), one in each two cycles or in as many
-    as it has beats.
+    It also sends words of the activation buffer (a store), one in each two cycles, or three with
+    register slices, or in as many as it has beats.
 
     Members
     -------
@@ -95,7 +96,7 @@ class Results(SharedComponent):
         Whether results of the run are to come, or beats are left; whether a store is going on.
     """
 
-    #: Cycles from ``store`` to its first word at the serializer: begun, read.
+    #: Cycles from ``store`` to its first word at the serializer: begun, read; and a register slice.
     store_latency = 2
     #: Cycles from a result to it at the serializer: the FIFO's.
     fifo_latency = 2
@@ -218,15 +219,22 @@ class Results(SharedComponent):
 
         read = Signal()  # a word is at read_data
         ended = Signal()  # the last word is read
-        m.d.comb += self.read_en.eq(self.storing & ~ended & ~read)
+        there, word, taken = read, self.read_data, Signal()
+        if self.config.register_slices:
+            there, word = Signal(), registered(m, word, "word")
+            m.d.sync += there.eq(read & ~taken)
+        m.d.comb += [
+            self.read_en.eq(self.storing & ~ended & ~read),
+            taken.eq(there & serializer.i.ready),
+        ]
         with m.If(self.read_en):
             m.d.sync += [
                 read.eq(1),
                 self.read_addr.eq(self.read_addr + 1),
                 ended.eq(self.read_addr == self.store_last),
             ]
-        with m.Elif(serializer.i.ready):
-            m.d.sync += [read.eq(0), self.storing.eq(self.storing & ~(read & ended))]
+        with m.Elif(taken):
+            m.d.sync += [read.eq(0), self.storing.eq(self.storing & ~ended)]
         with m.If(self.store):
             m.d.sync += [self.storing.eq(1), self.read_addr.eq(self.store_addr), ended.eq(0)]
 
@@ -240,8 +248,8 @@ class Results(SharedComponent):
         ]
         with m.If(self.storing):
             m.d.comb += [
-                serializer.i.valid.eq(read),
-                serializer.i.payload.data.eq(self.read_data),
+                serializer.i.valid.eq(there),
+                serializer.i.payload.data.eq(word),
                 serializer.i.payload.beats.eq(self.beats(len(self.read_data)) - 1),
             ]
         with m.Else():

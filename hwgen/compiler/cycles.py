@@ -172,8 +172,8 @@ def spans(program: Program) -> Iterator[Span]:
         elif isinstance(command, Store):
             now = max(now, free) + 1
             each = program.beats_of(config.activation_bits)
-            first = now + 1 + Results.store_latency
-            ended = first + each + (command.words - 1) * max(2, each)
+            first = now + 1 + Results.store_latency + config.register_slices
+            ended = first + each + (command.words - 1) * max(2 + config.register_slices, each)
             free = ended + Sequencer.latency
             yield Span(now, ended)
         else:
