@@ -495,6 +495,12 @@ MUTANTS = [
     ),
     _accelerator("what was kept is overwritten", "skid", "with m.If(~full):", "with m.If(1):"),
     _accelerator(
+        "what the array has not taken is overwritten",
+        "skid",
+        "self.i.ready.eq(~self.o.valid | self.o.ready)",
+        "self.i.ready.eq(1)",
+    ),
+    _accelerator(
         "a stored word is read before there is room",
         "results",
         "self.storing & ~ended & ~read",

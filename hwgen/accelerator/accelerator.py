@@ -33,7 +33,7 @@ from .product import registered
 from .registers import MODES
 from .results import Results
 from .sequencer import Sequencer
-from .skid import Skid
+from .skid import Skid, Stage
 from .streamers import ActivationStreamer, WeightStreamer
 from .transposer import Transposer
 
@@ -151,18 +151,32 @@ class Accelerator(SharedComponent):
         m.d.comb += [weights.read_en.eq(weight_streamer.read_en), parameters.read_en.eq(1)]
 
         # Operands to the array, or past it, while there is room for what becomes of them.
-        read, go = act_streamer.o.payload, ~results.hold
+        offered, sink = act_streamer.o, array.i_act
+        new_weights = weight_streamer.o
+        late = "sync" if config.register_slices else "comb"
+        if config.register_slices:  # so that no buffer waits for what the array says, or a FIFO
+            offered = Skid.behind(m, offered, "new_activations")
+            new_weights = Skid.behind(m, new_weights, "new_weights")
+            m.submodules.entering = entering = Stage(sink.payload.shape(), "entering")
+            m.d.comb += [
+                sink.valid.eq(entering.o.valid),
+                sink.payload.eq(entering.o.payload),
+                entering.o.ready.eq(sink.ready),
+            ]
+            sink = entering.i
+        read, go = offered.payload, ~results.hold
         to_array, past_it = read.codes, read.short
         if config.read_codes < cols:
             to_array, past_it = past_it, to_array
-        new_weights = weight_streamer.o
-        if config.register_slices:  # the buffer does not wait for what the array says of its sums
-            new_weights = Skid.behind(m, new_weights, "new_weights")
+        passing = Signal.like(direct.i.payload, reset_less=True)
+        m.d[late] += [
+            direct.i.valid.eq(offered.valid & past & go),
+            passing.codes.eq(past_it),
+            passing.last.eq(read.last),
+            passing.second.eq(read.second),
+        ]
         m.d.comb += [
-            direct.i.valid.eq(act_streamer.o.valid & past & go),
-            direct.i.payload.codes.eq(past_it),
-            direct.i.payload.last.eq(read.last),
-            direct.i.payload.second.eq(read.second),
+            direct.i.payload.eq(passing),
             array.i_weight.valid.eq(new_weights.valid),
             array.i_weight.payload.eq(new_weights.payload),
             new_weights.ready.eq(array.i_weight.ready),
@@ -172,27 +186,26 @@ class Accelerator(SharedComponent):
                 config.array.rows, config.array.pe.lanes * config.array.pe.activation.bits
             )
             m.d.comb += [
-                transposer.i.valid.eq(act_streamer.o.valid & ~past),
+                transposer.i.valid.eq(offered.valid & ~past),
                 transposer.i.payload.data.eq(to_array),
                 transposer.i.payload.last.eq(read.last),
-                act_streamer.o.ready.eq(Mux(past, go, transposer.i.ready)),
-                array.i_act.valid.eq(transposer.o.valid & go),
-                array.i_act.payload.data.eq(transposer.o.payload.data),
-                array.i_act.payload.last.eq(transposer.o.payload.last),
-                transposer.o.ready.eq(array.i_act.ready & go),
+                offered.ready.eq(Mux(past, go, transposer.i.ready)),
+                sink.valid.eq(transposer.o.valid & go),
+                sink.payload.data.eq(transposer.o.payload.data),
+                sink.payload.last.eq(transposer.o.payload.last),
+                transposer.o.ready.eq(sink.ready & go),
             ]
         else:
             m.d.comb += [
-                array.i_act.valid.eq(act_streamer.o.valid & ~past & go),
-                array.i_act.payload.data.eq(to_array),
-                array.i_act.payload.last.eq(read.last),
-                act_streamer.o.ready.eq((past | array.i_act.ready) & go),
+                sink.valid.eq(offered.valid & ~past & go),
+                sink.payload.data.eq(to_array),
+                sink.payload.last.eq(read.last),
+                offered.ready.eq((past | sink.ready) & go),
             ]
         # The array never stands still.
         bits, sum_bits = config.array.accumulator.bits, config.sum_bits
         came_past = registered(m, past, "came_past")  # as it is a long way to here
         came = Signal.like(accumulate.i.payload, reset_less=True)
-        late = "sync" if config.register_slices else "comb"
         m.d[late] += [
             accumulate.i.valid.eq(Mux(came_past, direct.o.valid, array.o_sum.valid)),
             came.last.eq(Mux(came_past, direct.o.payload.last, array.o_sum.payload.last)),

@@ -46,10 +46,9 @@ class Serializer(SharedComponent):
         m = Module()
         rest = Signal(self.beats * self.beat, reset_less=True)
         left = Signal(max(1, ceil_log2(self.beats)))
-        done = Signal()  # after this beat there is nothing left
+        done = Signal(init=1)  # after this beat there is nothing left
         m.d.comb += [
-            done.eq(~self.o.valid | (left == 0)),
-            self.i.ready.eq(~self.o.valid | (self.o.ready & done)),
+            self.i.ready.eq(done & (~self.o.valid | self.o.ready)),
             self.o.payload.eq(rest[: self.beat]),
         ]
         # What comes next is chosen without `ready`, as a word is wide.
@@ -58,10 +57,11 @@ class Serializer(SharedComponent):
                 m.d.sync += [
                     rest.eq(self.i.payload.data),
                     left.eq(self.i.payload.beats),
+                    done.eq(~self.i.valid | (self.i.payload.beats == 0)),
                     self.o.valid.eq(self.i.valid),
                 ]
             with m.Else():
-                m.d.sync += [rest.eq(rest >> self.beat), left.eq(left - 1)]
+                m.d.sync += [rest.eq(rest >> self.beat), left.eq(left - 1), done.eq(left == 1)]
         return m
 
 
@@ -134,7 +134,8 @@ class Results(SharedComponent):
         """Return how many results may come after a FIFO as full as it may be."""
         behind = Accumulate.latency + PostProcess.latency(config, raw=False)
         rest = config.array.rows if config.array.dataflow == "os" else 0  # of a pass
-        before = max(config.array.latency, Direct.latency(config)) + config.register_slices
+        # There is a slice before the array, and one behind it.
+        before = max(config.array.latency, Direct.latency(config)) + 2 * config.register_slices
         return cls.hold_latency + before + behind + rest
 
     @classmethod

@@ -74,7 +74,7 @@ class ActivationStreamer(SharedComponent):
         m.submodules.nest = nest = LoopNest(LOOPS, config.loop_bits, values)
         # So that no counter waits for `ready` of the beats, the nest is up to a step ahead of them.
         m.submodules.ahead = ahead = Skid(
-            data.StructLayout(values | {"tail": 1, "last": 1, "second": 1})
+            data.StructLayout(values | {"tail": 1, "last": 1, "second": 1}), "activations_ahead"
         )
         m.d.comb += nest.start.eq(self.start)
         for i in range(LOOPS):
@@ -169,7 +169,7 @@ class WeightStreamer(SharedComponent):
         What enters the array in a cycle.
     """
 
-    #: Cycles from ``start`` to the first beat: the nest, the buffer.
+    #: Cycles from ``start`` to the first beat: the nest, the buffer; and a register slice.
     latency = 2
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -197,7 +197,7 @@ class WeightStreamer(SharedComponent):
         m.submodules.nest = nest = LoopNest(
             1 + len(loops), self.config.loop_bits, {"address": self.address_bits}
         )
-        m.submodules.ahead = ahead = Skid(self.address_bits)
+        m.submodules.ahead = ahead = Skid(self.address_bits, "weights_ahead")
         m.d.comb += [
             nest.start.eq(self.start),
             nest.extent_0.eq(self.config.array.rows - 1),
@@ -219,8 +219,19 @@ class WeightStreamer(SharedComponent):
             ahead.o.ready.eq(advance),
             self.read_en.eq(ahead.o.valid & advance),
             self.read_addr.eq(ahead.o.payload),
-            self.o.payload.eq(self.read_data),
         ]
-        with m.If(advance):
-            m.d.sync += self.o.valid.eq(ahead.o.valid)
+        if self.config.register_slices:
+            found = Signal()  # there is something at read_data
+            word = Signal.like(self.read_data, name="word", reset_less=True)
+            m.d.comb += self.o.payload.eq(word)
+            with m.If(advance):
+                m.d.sync += [
+                    found.eq(ahead.o.valid),
+                    self.o.valid.eq(found),
+                    word.eq(self.read_data),
+                ]
+        else:
+            m.d.comb += self.o.payload.eq(self.read_data)
+            with m.If(advance):
+                m.d.sync += self.o.valid.eq(ahead.o.valid)
         return m

@@ -59,6 +59,7 @@ def run_cycles(program: Program, run: Run) -> int:
             apart, summed = array.rows * summed, 1
             ready = ActivationStreamer.latency + array.rows + apart - 1
             pixels, skip = array.rows, array.rows - pixels
+    ready += config.register_slices
     way += config.register_slices + Accumulate.latency + PostProcess.latency(config, raw)
     if not to_host:
         return ready + way + (blocks * summed - 1) * apart + pixels
@@ -133,16 +134,22 @@ def _sent(
             cycle += 1
         return cycle
 
+    def entered(offered: int, wanted: int) -> int:
+        """Return when a beat enters that comes next, and that the array wants from a cycle on."""
+        if config.register_slices:  # it may wait for the array where nothing holds it any more
+            return max(go(offered - 1) + 1, wanted)
+        return go(max(offered, wanted))
+
     now = begun = issue.first - issue.apart
     for _ in range(issue.blocks):
         for number in range(issue.summed):
-            begun = now = go(max(now + 1, begun + issue.apart))
+            begun = now = entered(now + 1, begun + issue.apart)
             final = number == issue.summed - 1
             if not final and len(waiting) + len(coming) < enough:  # nothing will hold them
                 now += issue.beats - 1
                 continue
             for beat in range(issue.beats):
-                now = go(now + 1) if beat else now
+                now = entered(now + 1, 0) if beat else now
                 if final and sums is None:
                     coming.append(now + way)
             if final and sums is not None:
