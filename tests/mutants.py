@@ -383,9 +383,9 @@ MUTANTS = [
     ),
     _accelerator(
         "a shorter vector is read from the beginning of its word",
-        "streamers",
-        "short = codes.word_select(place, bits)",
-        "short = codes.word_select(0 * place, bits)",
+        "accelerator",
+        "read.codes.word_select(read.place, shorter)",
+        "read.codes.word_select(0 * read.place, shorter)",
         "random and (aligned or small)",
     ),
     _accelerator(
@@ -436,11 +436,11 @@ MUTANTS = [
         "mask.eq(1)",
     ),
     _accelerator(
-        "what was kept is forgotten", "skid", "Mux(full, kept, self.i.payload)", "self.i.payload"
+        "what was kept is forgotten", "slices", "Mux(full, kept, self.i.payload)", "self.i.payload"
     ),
     _accelerator(
         "what was kept and nobody took is lost",
-        "skid",
+        "slices",
         "full.eq(self.o.valid & ~self.o.ready)",
         "full.eq(self.i.valid & ~full & ~self.o.ready)",
     ),
@@ -459,8 +459,8 @@ MUTANTS = [
     _accelerator(
         "what was just written is read old",
         "accumulate",
-        "fresh.eq(same.any())",
-        "fresh.eq(same[:2].any())",
+        "Mux(older[0], 4, 8)",
+        "8",
     ),
     _accelerator("a total is not forwarded", "accumulate", "Mux(near, 1,", "Mux(0, 1,"),
     _accelerator(
@@ -470,10 +470,16 @@ MUTANTS = [
         "Mux(0, 2,",
     ),
     _accelerator(
-        "what is no total is forwarded", "accumulate", "(self.i.valid, place)", "(1, place)"
+        "what is no total is forwarded",
+        "accumulate",
+        "came & (read.addr == there)",
+        "(read.addr == there)",
     ),
     _accelerator(
-        "what is no total is forwarded later", "accumulate", "(valid_1, place_1)", "(1, place_1)"
+        "a total is not forwarded after it was written",
+        "accumulate",
+        "Mux(older[1], written, stored)",
+        "stored",
     ),
     _accelerator(
         "nothing is held before the FIFO is full",
@@ -490,20 +496,20 @@ MUTANTS = [
     _accelerator(
         "a result that waits is forgotten at the end",
         "results",
-        "nest.valid | fifo.r_level.any() | self.o.valid",
-        "nest.valid | self.o.valid",
+        "nest.valid | fifo.r_level.any() |",
+        "nest.valid |",
     ),
-    _accelerator("what was kept is overwritten", "skid", "with m.If(~full):", "with m.If(1):"),
+    _accelerator("what was kept is overwritten", "slices", "with m.If(~full):", "with m.If(1):"),
     _accelerator(
         "what the array has not taken is overwritten",
-        "skid",
+        "slices",
         "self.i.ready.eq(~self.o.valid | self.o.ready)",
         "self.i.ready.eq(1)",
     ),
     _accelerator(
         "a stored word is read before there is room",
         "results",
-        "self.storing & ~ended & ~read",
+        "self.storing & ~ended & ~word.valid",
         "self.storing & ~ended",
     ),
     _accelerator(

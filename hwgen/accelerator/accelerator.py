@@ -33,7 +33,7 @@ from .product import registered
 from .registers import MODES
 from .results import Results
 from .sequencer import Sequencer
-from .skid import Skid, Stage
+from .slices import Stage, sliced
 from .streamers import ActivationStreamer, WeightStreamer
 from .transposer import Transposer
 
@@ -151,32 +151,23 @@ class Accelerator(SharedComponent):
         m.d.comb += [weights.read_en.eq(weight_streamer.read_en), parameters.read_en.eq(1)]
 
         # Operands to the array, or past it, while there is room for what becomes of them.
-        offered, sink = act_streamer.o, array.i_act
-        new_weights = weight_streamer.o
-        late = "sync" if config.register_slices else "comb"
+        offered, new_weights = act_streamer.o, weight_streamer.o
         if config.register_slices:  # so that no buffer waits for what the array says, or a FIFO
-            offered = Skid.behind(m, offered, "new_activations")
-            new_weights = Skid.behind(m, new_weights, "new_weights")
-            m.submodules.entering = entering = Stage(sink.payload.shape(), "entering")
-            m.d.comb += [
-                sink.valid.eq(entering.o.valid),
-                sink.payload.eq(entering.o.payload),
-                entering.o.ready.eq(sink.ready),
-            ]
-            sink = entering.i
+            offered = sliced(m, offered, "new_activations")
+            read_weights = Stage.behind(m, new_weights, "read_weights").o
+            new_weights = sliced(m, read_weights, "new_weights")
         read, go = offered.payload, ~results.hold
-        to_array, past_it = read.codes, read.short
+        shorter = min(config.read_codes, cols) * config.array.pe.activation.bits
+        to_array, past_it = read.codes, read.codes[:shorter]
+        if config.word > 1:
+            past_it = read.codes.word_select(read.place, shorter)
         if config.read_codes < cols:
             to_array, past_it = past_it, to_array
-        passing = Signal.like(direct.i.payload, reset_less=True)
-        m.d[late] += [
-            direct.i.valid.eq(offered.valid & past & go),
-            passing.codes.eq(past_it),
-            passing.last.eq(read.last),
-            passing.second.eq(read.second),
-        ]
         m.d.comb += [
-            direct.i.payload.eq(passing),
+            direct.i.valid.eq(offered.valid & past & go),
+            direct.i.payload.codes.eq(past_it),
+            direct.i.payload.last.eq(read.last),
+            direct.i.payload.second.eq(read.second),
             array.i_weight.valid.eq(new_weights.valid),
             array.i_weight.payload.eq(new_weights.payload),
             new_weights.ready.eq(array.i_weight.ready),
@@ -190,30 +181,31 @@ class Accelerator(SharedComponent):
                 transposer.i.payload.data.eq(to_array),
                 transposer.i.payload.last.eq(read.last),
                 offered.ready.eq(Mux(past, go, transposer.i.ready)),
-                sink.valid.eq(transposer.o.valid & go),
-                sink.payload.data.eq(transposer.o.payload.data),
-                sink.payload.last.eq(transposer.o.payload.last),
-                transposer.o.ready.eq(sink.ready & go),
+                array.i_act.valid.eq(transposer.o.valid & go),
+                array.i_act.payload.data.eq(transposer.o.payload.data),
+                array.i_act.payload.last.eq(transposer.o.payload.last),
+                transposer.o.ready.eq(array.i_act.ready & go),
             ]
         else:
             m.d.comb += [
-                sink.valid.eq(offered.valid & ~past & go),
-                sink.payload.data.eq(to_array),
-                sink.payload.last.eq(read.last),
-                offered.ready.eq((past | sink.ready) & go),
+                array.i_act.valid.eq(offered.valid & ~past & go),
+                array.i_act.payload.data.eq(to_array),
+                array.i_act.payload.last.eq(read.last),
+                offered.ready.eq((past | array.i_act.ready) & go),
             ]
         # The array never stands still.
         bits, sum_bits = config.array.accumulator.bits, config.sum_bits
         came_past = registered(m, past, "came_past")  # as it is a long way to here
         came = Signal.like(accumulate.i.payload, reset_less=True)
-        m.d[late] += [
+        m.d[config.slice_domain] += [
             accumulate.i.valid.eq(Mux(came_past, direct.o.valid, array.o_sum.valid)),
             came.last.eq(Mux(came_past, direct.o.payload.last, array.o_sum.payload.last)),
         ]
         for c in range(cols):
             total = array.o_sum.payload.data.word_select(c, bits).as_signed()
             other = direct.o.payload.sums.word_select(c, sum_bits).as_signed()
-            m.d[late] += came.sums.word_select(c, sum_bits).eq(Mux(came_past, other, total))
+            here = came.sums.word_select(c, sum_bits)
+            m.d[config.slice_domain] += here.eq(Mux(came_past, other, total))
 
         m.d.comb += [
             array.o_sum.ready.eq(1),

@@ -1,5 +1,7 @@
 """Accumulation over the passes that belong to one block of output channels."""
 
+from itertools import pairwise
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
@@ -10,7 +12,7 @@ from pe_library.shared import SharedComponent
 
 from .config import AcceleratorConfig
 from .nest import LoopNest
-from .product import registered
+from .product import delayed, registered
 from .registers import MODES, loops_of, registers_layout
 
 __all__ = ["Accumulate"]
@@ -19,7 +21,7 @@ __all__ = ["Accumulate"]
 class Accumulate(SharedComponent):
     """Adds up passes, or takes their maximum, pixel by pixel; hands on the last one's results.
 
-    One beat a cycle; a result leaves :attr:`latency` cycles after the last of its sums came. A pass
+    One beat a cycle; a result leaves :meth:`latency` cycles after the last of its sums came. A pass
     has as many beats as the accumulator buffer has words, or fewer. Sums of an output-stationary
     array are handed on as they are.
 
@@ -35,9 +37,6 @@ class Accumulate(SharedComponent):
         Results; ``last``: the last of a block of output channels.
     """
 
-    #: Cycles from a sum to its result: the old sum is read, the total made.
-    latency = 2
-
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         layout = data.StructLayout({"sums": config.array.cols * config.sum_bits, "last": 1})
@@ -49,6 +48,11 @@ class Accumulate(SharedComponent):
                 "o": Out(stream.Signature(layout, always_ready=True)),
             }
         )
+
+    @staticmethod
+    def latency(config: AcceleratorConfig) -> int:
+        """Return the cycles from a sum to its result: the old sum is read, the total made."""
+        return 2 + config.register_slices
 
     @property
     def definition(self) -> str:
@@ -76,21 +80,21 @@ class Accumulate(SharedComponent):
                 extent = Mux(self.registers.mode[MODES["direct"]], extent, 0)
             m.d.comb += getattr(passes, f"extent_{i}").eq(extent)
 
+        # What a beat is added to is read in the cycle before it comes. With register slices both
+        # wait a cycle then. Its total is made in the next cycle, and written in the one after that.
+        # So totals are forwarded to the beats that come next, where they have the same place: near,
+        # as one is made; far, as it is written; or as it was written just now, or before that.
+        waits = self.config.register_slices
+        ages = range(1, 3 + waits)  # of a beat, in cycles; when it is older, its total can be read
         place = Signal(ceil_log2(depth))
         following = Signal.like(place)
         first = Signal()  # this is the first of the passes that are summed
         final = Signal(name="final_pass")  # this is the last of them
         ends = Signal()  # this is the last of a block of output channels
-        # What a beat is added to is read in the cycle before it comes, and its total is written two
-        # cycles after. So totals are forwarded to the next three beats, where they have the same
-        # place: near, as one is made; far, as it is written; or as it was written just now.
-        valid_1 = Signal()
-        final_1 = Signal()
-        ends_1 = Signal()
-        place_1 = Signal.like(place)
-        near = Signal()
-        far = Signal()
-        fresh = Signal()  # one of the three has the place of the beat that comes now
+        valid = [self.i.valid, *(Signal(name=f"valid_{age}") for age in ages)]
+        places = [place, *(Signal.like(place, name=f"place_{age}") for age in ages)]
+        for earlier, later in (*pairwise(valid), *pairwise(places)):
+            m.d.sync += later.eq(earlier)
         m.d.comb += [
             final.eq(passes.at_end[: len(loops.summed)].all()),
             ends.eq(self.i.payload.last & passes.at_end.all()),
@@ -101,45 +105,41 @@ class Accumulate(SharedComponent):
             passes.next.eq(self.i.valid & self.i.payload.last & ~ends),
             passes.start.eq(self.start | (self.i.valid & ends)),
         ]
-        same = Cat(
-            valid & (read.addr == before)
-            for valid, before in (
-                (self.i.valid, place), (valid_1, place_1), (write.en, write.addr)
-            )
-        )  # fmt: skip
         with m.If(self.i.valid):
             m.d.sync += place.eq(following)
             with m.If(self.i.payload.last):
                 m.d.sync += first.eq(final)
         with m.If(self.start):
             m.d.sync += [place.eq(0), first.eq(1)]
+        same = Cat(came & (read.addr == there) for came, there in zip(valid, places, strict=True))
+        near, far, *older = registered(m, same, "same")
+        sources: Value = Signal(4)  # of what a beat is added to, one of them: it costs few gates
+        m.d.comb += sources.eq(Mux(first, 0, Mux(near, 1, Mux(far, 2, Mux(older[0], 4, 8)))))
+        fresh: Value = first
+        if waits:
+            sources, fresh = registered(m, sources, "sources"), registered(m, first, "fresh")
+        final_then, ends_then = delayed(m, final, 1 + waits), delayed(m, ends, 1 + waits)
         m.d.sync += [
-            valid_1.eq(self.i.valid),
-            final_1.eq(final),
-            ends_1.eq(ends),
-            place_1.eq(place),
-            near.eq(same[0]),
-            far.eq(same[1]),
-            fresh.eq(same.any()),
-            write.addr.eq(place_1),
-            write.en.eq(valid_1 & ~final_1),
-            self.o.valid.eq(valid_1 & final_1),
-            self.o.payload.last.eq(ends_1),
+            write.addr.eq(places[1 + waits]),
+            write.en.eq(valid[1 + waits] & ~final_then),
+            self.o.valid.eq(valid[1 + waits] & final_then),
+            self.o.payload.last.eq(ends_then),
         ]
 
         nothing = Cat(Const(0, bits - 1), maximum)  # the least sum, of which another is the maximum
-        sources = Signal(4)  # of what a beat is added to, one of them: so it costs few gates
-        m.d.comb += sources.eq(Mux(first, 0, Mux(near, 1, Mux(far, 2, Mux(fresh, 4, 8)))))
         for c in range(cols):
             total = Signal(signed(bits), name=f"total_{c}")
             difference = Signal(signed(bits + 1), name=f"difference_{c}")
             result = registered(m, total, f"result_{c}")
             written = registered(m, result, f"written_{c}")
             stored = read.data.word_select(c, bits)
+            beat: Value = self.i.payload.sums.word_select(c, bits)
+            if waits:  # a block RAM is slow, and far away
+                stored = registered(m, Mux(older[1], written, stored), f"stored_{c}")
+                beat = registered(m, beat, f"beat_{c}")
             found = [Mux(source, value, 0) for source, value in
                      zip(sources, (total, result, written, stored), strict=True)]  # fmt: skip
-            beat = self.i.payload.sums.word_select(c, bits)
-            before = found[0] | found[1] | found[2] | found[3] | Mux(first, nothing, 0)
+            before = found[0] | found[1] | found[2] | found[3] | Mux(fresh, nothing, 0)
             new = registered(m, beat, f"new_{c}", signed(bits))
             old = registered(m, before, f"old_{c}", signed(bits))
             m.d.comb += [

@@ -159,7 +159,7 @@ class AlignedBuffer(ActivationBuffer):
         mask = Signal.like(memory.write_mask, name="mask")
         address = Signal.like(memory.write_addr, name="address", reset_less=True)
         written = Signal.like(memory.write_data, name="written", reset_less=True)
-        domain = "sync" if config.register_slices else "comb"
+        domain = config.slice_domain
         with m.If(self.load_en):
             m.d[domain] += [mask.eq(~0), address.eq(self.load_addr), written.eq(self.load_data)]
         with m.Else():
@@ -195,7 +195,7 @@ class BankedBuffer(ActivationBuffer):
         mask = Signal(written)
         address = Signal.like(self.write_addr, name="address", reset_less=True)
         data = Signal.like(self.write_data, name="data", reset_less=True)
-        m.d["sync" if config.register_slices else "comb"] += [
+        m.d[config.slice_domain] += [
             mask.eq(Mux(self.load_en, 1, self.write_en.replicate(written))),
             address.eq(Mux(self.load_en, self.load_addr, self.write_addr)),
             data.eq(Mux(self.load_en, self.load_data, self.write_data)),

@@ -56,9 +56,9 @@ class AcceleratorConfig:
         2, so that weights are loaded while a run reads others, or 1, so that loads of weights wait
         and the memory needs one port only, as the SPRAM of an iCE40 UltraPlus has it.
     register_slices : int
-        1, so that registers end the long ways (from the array to accumulation, from the weight
-        buffer to the array, into the activation buffer, to the host), which wide arrays need to be
-        fast; or 0, for less logic and a cycle less of each run.
+        1, so that registers end the long ways (from the buffers to the array, from there to
+        accumulation and into it, into the activation buffer, to the host), which wide arrays need
+        to be fast; or 0, for less logic and a few cycles less of each run.
 
     Raises
     ------
@@ -253,6 +253,11 @@ class AcceleratorConfig:
             "parameter": (self.parameter_bits, self.parameter_words),
             "accumulator": (self.array.cols * self.sum_bits, self.accumulator_words),
         }
+
+    @property
+    def slice_domain(self) -> Literal["sync", "comb"]:
+        """Domain of what is a register slice, or a wire."""
+        return "sync" if self.register_slices else "comb"
 
     # ---- plain data --------------------------------------------------------------------------
 

@@ -13,9 +13,8 @@ from .config import AcceleratorConfig
 from .direct import Direct
 from .nest import LoopNest
 from .postprocess import PostProcess
-from .product import registered
 from .registers import MODES, loops_of, registers_layout
-from .skid import Skid
+from .slices import Skid, Stage, sliced
 
 __all__ = ["Results", "Serializer"]
 
@@ -72,8 +71,8 @@ class Results(SharedComponent):
     full, :attr:`hold` keeps operands from the array: all that are on their way have room.
     An output-stationary array gives sums of ``rows`` pixels in each pass, the last one first; those
     beyond the loop over pixels are dropped.
-    It also sends words of the activation buffer (a store), one in each two cycles, or three with
-    register slices, or in as many as it has beats.
+    It also sends words of the activation buffer (a store), one in each two cycles, or in as many as
+    it has beats.
 
     Members
     -------
@@ -93,12 +92,13 @@ class Results(SharedComponent):
     o : Out(stream)
         To the host.
     busy, storing : Out(1)
-        Whether results of the run are to come, or beats are left; whether a store is going on.
+        Whether results of the run are to come, or anything is left to be sent; whether words are
+        left to be read.
     """
 
-    #: Cycles from ``store`` to its first word at the serializer: begun, read; and a register slice.
+    #: Cycles from ``store`` to its first word at the serializer, or a register slice: begun, read.
     store_latency = 2
-    #: Cycles from a result to it at the serializer: the FIFO's.
+    #: Cycles from a result to it behind the FIFO: at the serializer, or a register slice.
     fifo_latency = 2
     #: Cycles from a FIFO as full as it may be to ``hold``.
     hold_latency = 1
@@ -132,10 +132,9 @@ class Results(SharedComponent):
     @classmethod
     def to_come(cls, config: AcceleratorConfig) -> int:
         """Return how many results may come after a FIFO as full as it may be."""
-        behind = Accumulate.latency + PostProcess.latency(config, raw=False)
+        behind = Accumulate.latency(config) + PostProcess.latency(config, raw=False)
         rest = config.array.rows if config.array.dataflow == "os" else 0  # of a pass
-        # There is a slice before the array, and one behind it.
-        before = max(config.array.latency, Direct.latency(config)) + 2 * config.register_slices
+        before = max(config.array.latency, Direct.latency(config)) + config.register_slices
         return cls.hold_latency + before + behind + rest
 
     @classmethod
@@ -213,50 +212,49 @@ class Results(SharedComponent):
             self.write_data.eq(self.i.payload[: self.code_bits]),
             fifo.w_en.eq(offered & to_host),
             fifo.w_data.eq(self.i.payload),
-            fifo.r_en.eq(serializer.i.ready),
-            self.busy.eq(nest.valid | fifo.r_level.any() | self.o.valid),
+            self.busy.eq(nest.valid | fifo.r_level.any() | serializer.i.valid | self.o.valid),
         ]
         m.d.sync += self.hold.eq(fifo.r_level >= self.enough(self.config))
 
-        read = Signal()  # a word is at read_data
         ended = Signal()  # the last word is read
-        there, word, taken = read, self.read_data, Signal()
-        if self.config.register_slices:
-            there, word = Signal(), registered(m, word, "word")
-            m.d.sync += there.eq(read & ~taken)
+        word = stream.Signature(len(self.read_data)).create()  # at read_data, if there is one
         m.d.comb += [
-            self.read_en.eq(self.storing & ~ended & ~read),
-            taken.eq(there & serializer.i.ready),
+            self.read_en.eq(self.storing & ~ended & ~word.valid),
+            word.payload.eq(self.read_data),
         ]
         with m.If(self.read_en):
             m.d.sync += [
-                read.eq(1),
+                word.valid.eq(1),
                 self.read_addr.eq(self.read_addr + 1),
                 ended.eq(self.read_addr == self.store_last),
             ]
-        with m.Elif(taken):
-            m.d.sync += [read.eq(0), self.storing.eq(self.storing & ~ended)]
+        with m.Elif(word.valid & word.ready):
+            m.d.sync += [word.valid.eq(0), self.storing.eq(self.storing & ~ended)]
         with m.If(self.store):
             m.d.sync += [self.storing.eq(1), self.read_addr.eq(self.store_addr), ended.eq(0)]
 
-        sent = serializer.o
-        if self.config.register_slices:  # nothing as wide as a word waits for the host's `ready`
-            sent = Skid.behind(m, sent, "to_host")
+        stored, result, sent = word, fifo.r_stream, serializer.o
+        if self.config.register_slices:
+            # Block RAM is slow, and nothing as wide as a word waits for the host's `ready`.
+            stored = Stage.behind(m, stored, "stored").o
+            result = sliced(m, result, "result")
+            sent = Skid.behind(m, sent, "to_host").o
         m.d.comb += [
+            stored.ready.eq(serializer.i.ready),
+            result.ready.eq(serializer.i.ready),
+            serializer.i.valid.eq(stored.valid | result.valid),  # never both
             self.o.valid.eq(sent.valid),
             self.o.payload.eq(sent.payload),
             sent.ready.eq(self.o.ready),
         ]
-        with m.If(self.storing):
+        with m.If(stored.valid):
             m.d.comb += [
-                serializer.i.valid.eq(there),
-                serializer.i.payload.data.eq(word),
+                serializer.i.payload.data.eq(stored.payload),
                 serializer.i.payload.beats.eq(self.beats(len(self.read_data)) - 1),
             ]
         with m.Else():
             m.d.comb += [
-                serializer.i.valid.eq(fifo.r_rdy),
-                serializer.i.payload.data.eq(fifo.r_data),
+                serializer.i.payload.data.eq(result.payload),
                 serializer.i.payload.beats.eq(
                     Mux(raw, self.beats(len(self.i.payload)), self.beats(self.code_bits)) - 1
                 ),

@@ -126,18 +126,19 @@ class Sequencer(SharedComponent):
             last_part.eq(part == beats[buffer]),
             whole.eq(buffer == BUFFERS["activation"]),
         ]
-        before = Signal(  # beats of a word, but one
-            len(self.load_data) - self.config.stream_bits, reset_less=True
-        )
-        word = Signal.like(self.load_data, reset_less=True)
-        late = "sync" if self.config.register_slices else "comb"  # a cycle after their beat
+        late = self.config.slice_domain  # with register slices a cycle after their beat
         m.d[late] += [
             self.load_mask.eq(0),
             self.load_part.eq(part),
             self.load_addr.eq(to_write),
-            word.eq(Cat(before, beat.data)),
         ]
-        m.d.comb += self.load_data.eq(word)
+        # A load waits for nothing: each of its beats is valid once. What commands leave here is
+        # gone when the first word is whole; so a register that wide waits for one flip-flop only.
+        word = Signal.like(self.load_data, reset_less=True)
+        whole_word = Cat(word, beat.data)[self.config.stream_bits :]
+        with m.If(valid):
+            m.d.sync += word.eq(whole_word)
+        m.d.comb += self.load_data.eq(word if late == "sync" else whole_word)
         m.d.sync += [self.start.eq(0), self.store.eq(0)]
         m.d.sync += busy.eq(self.running | self.start | self.store | begins)
         if not waits_for_set:  # a RUN finds them as they were set, at the latest a cycle before
@@ -189,10 +190,7 @@ class Sequencer(SharedComponent):
                 with m.If(valid):
                     m.d.comb += ending.eq(last_part & (left == 0))
                     m.d[late] += self.load_mask.eq(Mux(last_part | ~whole, 1 << buffer, 0))
-                    m.d.sync += [
-                        part.eq(part + 1),
-                        before.eq(Cat(before, beat.data) >> self.config.stream_bits),
-                    ]
+                    m.d.sync += part.eq(part + 1)
                     with m.If(last_part):
                         m.d.sync += [part.eq(0), left.eq(left - 1), to_write.eq(to_write + 1)]
                     with m.If(ending):

@@ -10,7 +10,7 @@ from pe_library.shared import SharedComponent
 from .config import AcceleratorConfig
 from .nest import LoopNest
 from .registers import LOOPS, MODES, loops_of, registers_layout
-from .skid import Skid
+from .slices import Skid
 
 __all__ = ["ActivationStreamer", "WeightStreamer"]
 
@@ -29,8 +29,9 @@ class ActivationStreamer(SharedComponent):
         See ``registers.py``; stable during a run.
     read_en, read_addr, read_data
         Port of the activation buffer.
-    o : Out(stream of {codes, short, last, second})
-        ``short``: the vector for who takes fewer codes. ``last``: the last beat of a pass.
+    o : Out(stream of {codes, place, last, second})
+        ``place``: in ``codes``, the vector for who takes fewer of them, if a word of the buffer has
+        several. ``last``: the last beat of a pass.
         ``second``: channel blocks with an odd index, which of an addition are its second input.
     """
 
@@ -43,8 +44,7 @@ class ActivationStreamer(SharedComponent):
         layout = data.StructLayout(
             {
                 "codes": config.vector * config.granule_bits,
-                "short": min(config.read_codes, config.array.cols)
-                * config.array.pe.activation.bits,
+                "place": ceil_log2(config.word),
                 "last": 1,
                 "second": 1,
             }
@@ -143,14 +143,11 @@ class ActivationStreamer(SharedComponent):
                 m.d.sync += codes.word_select(i, bits).eq(
                     Mux(inside & ~beyond[i], self.read_data.word_select(i, bits), pad)
                 )
-        short = codes[: len(self.o.payload.short)]
-        if config.word > 1:  # the granule of the word; chosen here, as a block RAM is slow itself
-            place = Signal(ceil_log2(config.word), reset_less=True)
-            place_1 = Signal.like(place)
-            with m.If(advance):
-                m.d.sync += [place_1.eq(step.act), place.eq(place_1)]
-            short = codes.word_select(place, bits)
-        m.d.comb += [self.o.payload.codes.eq(codes), self.o.payload.short.eq(short)]
+        place_1 = Signal.like(self.o.payload.place, name="place_1", reset_less=True)
+        place = Signal.like(place_1, name="place", reset_less=True)
+        with m.If(advance):
+            m.d.sync += [place_1.eq(step.act), place.eq(place_1)]
+        m.d.comb += [self.o.payload.codes.eq(codes), self.o.payload.place.eq(place)]
         return m
 
 
@@ -169,7 +166,7 @@ class WeightStreamer(SharedComponent):
         What enters the array in a cycle.
     """
 
-    #: Cycles from ``start`` to the first beat: the nest, the buffer; and a register slice.
+    #: Cycles from ``start`` to the first beat: the nest, the buffer.
     latency = 2
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -220,18 +217,7 @@ class WeightStreamer(SharedComponent):
             self.read_en.eq(ahead.o.valid & advance),
             self.read_addr.eq(ahead.o.payload),
         ]
-        if self.config.register_slices:
-            found = Signal()  # there is something at read_data
-            word = Signal.like(self.read_data, name="word", reset_less=True)
-            m.d.comb += self.o.payload.eq(word)
-            with m.If(advance):
-                m.d.sync += [
-                    found.eq(ahead.o.valid),
-                    self.o.valid.eq(found),
-                    word.eq(self.read_data),
-                ]
-        else:
-            m.d.comb += self.o.payload.eq(self.read_data)
-            with m.If(advance):
-                m.d.sync += self.o.valid.eq(ahead.o.valid)
+        m.d.comb += self.o.payload.eq(self.read_data)
+        with m.If(advance):
+            m.d.sync += self.o.valid.eq(ahead.o.valid)
         return m

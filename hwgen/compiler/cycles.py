@@ -54,19 +54,21 @@ def run_cycles(program: Program, run: Run) -> int:
         way = array.latency
         if array.dataflow == "ws":
             apart = max(pixels, array.rows)
-            ready = max(WeightStreamer.latency + array.rows, ActivationStreamer.latency)
+            weights = WeightStreamer.latency + config.register_slices + array.rows
+            ready = max(weights, ActivationStreamer.latency)
         else:  # one pass, whose first beat waits for the transposer, and whose last for the others
             apart, summed = array.rows * summed, 1
             ready = ActivationStreamer.latency + array.rows + apart - 1
             pixels, skip = array.rows, array.rows - pixels
     ready += config.register_slices
-    way += config.register_slices + Accumulate.latency + PostProcess.latency(config, raw)
+    way += config.register_slices + Accumulate.latency(config) + PostProcess.latency(config, raw)
     if not to_host:
         return ready + way + (blocks * summed - 1) * apart + pixels
     bits = array.cols * (config.sum_bits if raw else array.pe.activation.bits)
     beats = program.beats_of(bits)
     if beats == 1:  # they are sent as they come
-        return ready + way + (blocks * summed - 1) * apart + pixels + Results.fifo_latency + 1
+        fifo = Results.fifo_latency + config.register_slices
+        return ready + way + (blocks * summed - 1) * apart + pixels + fifo + 1
     if array.dataflow == "os" and not run.has("direct"):
         # In beats of the array: `apart` for a pass, all sums of which come after the last one.
         issued = _Issue(ready - apart + 1, blocks, 1, apart, apart)
@@ -115,15 +117,22 @@ def _sent(
     enough = Results.enough(config)
     waiting: deque[int] = deque()  # when results in the FIFO are taken out, or will be
     coming: deque[int] = deque()  # when results come that are not counted yet
+    passed = taken = 0  # when a result went from the skid buffer to the stage behind it, and on
     free = 0  # when the serializer is free
 
     def count(cycle: int) -> int:
         """Return how many results are in the FIFO at the beginning of a cycle."""
-        nonlocal free
+        nonlocal passed, taken, free
         while coming and coming[0] < cycle:
-            taken = max(coming.popleft() + Results.fifo_latency, free)
+            there = coming.popleft() + Results.fifo_latency
+            if config.register_slices:
+                left = max(there, passed + 1)
+                passed = max(left, taken)
+                taken = max(passed + 1, free)
+            else:
+                left = taken = max(there, free)
             free = taken + beats
-            waiting.append(taken)
+            waiting.append(left)
         while waiting and waiting[0] < cycle:
             waiting.popleft()
         return len(waiting)
@@ -136,8 +145,6 @@ def _sent(
 
     def entered(offered: int, wanted: int) -> int:
         """Return when a beat enters that comes next, and that the array wants from a cycle on."""
-        if config.register_slices:  # it may wait for the array where nothing holds it any more
-            return max(go(offered - 1) + 1, wanted)
         return go(max(offered, wanted))
 
     now = begun = issue.first - issue.apart
@@ -180,7 +187,7 @@ def spans(program: Program) -> Iterator[Span]:
             now = max(now, free) + 1
             each = program.beats_of(config.activation_bits)
             first = now + 1 + Results.store_latency + config.register_slices
-            ended = first + each + (command.words - 1) * max(2 + config.register_slices, each)
+            ended = first + each + (command.words - 1) * max(2, each)
             free = ended + Sequencer.latency
             yield Span(now, ended)
         else:

@@ -243,3 +243,16 @@ def test_an_output_that_is_read_is_refused():
     net = Network(net.name, net.tensors, net.operations, "t0", "t1", net.encode, net.decode)
     with pytest.raises(UserError, match="output 't1' must be made last, and read by no operation"):
         compile_network(net, accelerator())
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+@pytest.mark.parametrize("register_slices", [0, 1])
+def test_a_run_that_its_host_holds_takes_as_long_as_predicted(dataflow, register_slices):
+    """Passes that make no results yet are held, too, while those of the block before are sent."""
+    config = accelerator(rows=2, cols=9, dataflow=dataflow, register_slices=register_slices)
+    weights = np.random.default_rng(5).integers(-127, 128, (27, 1, 1, 4))
+    for side in (8, 10):
+        net = network([conv(0, weights)], (side, side, 4), (side, side, 27))
+        compiled = compile_network(net, config)
+        assert all(run.has("to_host") for run in compiled.layers[0].jobs[0].runs)
+        check(net, config)

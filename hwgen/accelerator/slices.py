@@ -1,4 +1,6 @@
-"""Registers in a stream: of its ``ready`` (a skid buffer), or of its ``valid`` and payload."""
+"""Register slices of streams: of ``ready`` (a skid buffer), of ``valid`` and payload, of both."""
+
+from typing import Self
 
 from amaranth.hdl import Module, Mux, Shape, ShapeLike, Signal
 from amaranth.lib import stream
@@ -6,11 +8,11 @@ from amaranth.lib.wiring import In, Out
 
 from pe_library.shared import SharedComponent
 
-__all__ = ["Skid", "Stage"]
+__all__ = ["Skid", "Stage", "sliced"]
 
 
-class Stage(SharedComponent):
-    """A register for each payload: ``o.valid`` and ``o.payload`` are registers, a cycle later.
+class _Slice(SharedComponent):
+    """What stands between two streams of the same payload.
 
     Parameters
     ----------
@@ -18,11 +20,6 @@ class Stage(SharedComponent):
         Of the payload.
     name : str
         For the Verilog.
-
-    Members
-    -------
-    i, o : In, Out(stream)
-        ``i.ready`` follows ``o.ready`` in the same cycle.
     """
 
     def __init__(self, shape: ShapeLike, name: str) -> None:
@@ -32,7 +29,29 @@ class Stage(SharedComponent):
 
     @property
     def definition(self) -> str:
-        return f"stage_{self.name}"
+        return f"{type(self).__name__.lower()}_{self.name}"
+
+    @classmethod
+    def behind(cls, m: Module, source: stream.Interface, name: str) -> Self:
+        """Put one, of this name, behind a stream of ``m``."""
+        m.submodules[f"{name}_{cls.__name__.lower()}"] = between = cls(source.payload.shape(), name)
+        m.d.comb += [
+            between.i.valid.eq(source.valid),
+            between.i.payload.eq(source.payload),
+            source.ready.eq(between.i.ready),
+        ]
+        return between
+
+
+class Stage(_Slice):
+    """A register for each payload.
+
+    Members
+    -------
+    i, o : In, Out(stream)
+        ``o.valid`` and ``o.payload`` are registers, a cycle later; ``i.ready`` follows ``o.ready``
+        in the same cycle.
+    """
 
     def body(self) -> Module:
         m = Module()
@@ -43,45 +62,16 @@ class Stage(SharedComponent):
         return m
 
 
-class Skid(SharedComponent):
+class Skid(_Slice):
     """Keeps the one payload that comes in the cycle in which ``o`` turns out not to be ready.
 
     So what comes before it does not wait for a ``ready`` that comes a long way.
 
-    Parameters
-    ----------
-    shape : shape-like
-        Of the payload.
-    name : str
-        For the Verilog.
-
     Members
     -------
-    i : In(stream)
-        ``ready`` is a register.
-    o : Out(stream)
-        No cycle later.
+    i, o : In, Out(stream)
+        ``i.ready`` is a register; ``o`` is no cycle later.
     """
-
-    def __init__(self, shape: ShapeLike, name: str) -> None:
-        self.width = Shape.cast(shape).width
-        self.name = name
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
-
-    @property
-    def definition(self) -> str:
-        return f"skid_{self.name}"
-
-    @classmethod
-    def behind(cls, m: Module, source: stream.Interface, name: str) -> stream.Interface:
-        """Put one, of this name, behind a stream of ``m``, and return its ``o``."""
-        m.submodules[name] = skid = cls(source.payload.shape(), name)
-        m.d.comb += [
-            skid.i.valid.eq(source.valid),
-            skid.i.payload.eq(source.payload),
-            source.ready.eq(skid.i.ready),
-        ]
-        return skid.o
 
     def body(self) -> Module:
         m = Module()
@@ -96,3 +86,8 @@ class Skid(SharedComponent):
         with m.If(~full):
             m.d.sync += kept.eq(self.i.payload)
         return m
+
+
+def sliced(m: Module, source: stream.Interface, name: str) -> stream.Interface:
+    """Return a stream of ``m`` a cycle later, with registers in both directions."""
+    return Stage.behind(m, Skid.behind(m, source, name).o, name).o
