@@ -156,7 +156,12 @@ class Accelerator(SharedComponent):
             offered = sliced(m, offered, "new_activations")
             read_weights = Stage.behind(m, new_weights, "read_weights").o
             new_weights = sliced(m, read_weights, "new_weights")
-        read, go = offered.payload, ~results.hold
+        read = offered.payload
+        go_there, go_past = Signal(), Signal()
+        m.d[config.slice_domain] += [
+            go_there.eq(~past & ~results.hold),
+            go_past.eq(past & ~results.hold),
+        ]
         shorter = min(config.read_codes, cols) * config.array.pe.activation.bits
         to_array, past_it = read.codes, read.codes[:shorter]
         if config.word > 1:
@@ -164,7 +169,7 @@ class Accelerator(SharedComponent):
         if config.read_codes < cols:
             to_array, past_it = past_it, to_array
         m.d.comb += [
-            direct.i.valid.eq(offered.valid & past & go),
+            direct.i.valid.eq(offered.valid & go_past),
             direct.i.payload.codes.eq(past_it),
             direct.i.payload.last.eq(read.last),
             direct.i.payload.second.eq(read.second),
@@ -180,18 +185,18 @@ class Accelerator(SharedComponent):
                 transposer.i.valid.eq(offered.valid & ~past),
                 transposer.i.payload.data.eq(to_array),
                 transposer.i.payload.last.eq(read.last),
-                offered.ready.eq(Mux(past, go, transposer.i.ready)),
-                array.i_act.valid.eq(transposer.o.valid & go),
+                offered.ready.eq(Mux(past, go_past, transposer.i.ready)),
+                array.i_act.valid.eq(transposer.o.valid & go_there),
                 array.i_act.payload.data.eq(transposer.o.payload.data),
                 array.i_act.payload.last.eq(transposer.o.payload.last),
-                transposer.o.ready.eq(array.i_act.ready & go),
+                transposer.o.ready.eq(array.i_act.ready & go_there),
             ]
         else:
             m.d.comb += [
-                array.i_act.valid.eq(offered.valid & ~past & go),
+                array.i_act.valid.eq(offered.valid & go_there),
                 array.i_act.payload.data.eq(to_array),
                 array.i_act.payload.last.eq(read.last),
-                offered.ready.eq((past | array.i_act.ready) & go),
+                offered.ready.eq(go_past | (array.i_act.ready & go_there)),
             ]
         # The array never stands still.
         bits, sum_bits = config.array.accumulator.bits, config.sum_bits

@@ -81,7 +81,7 @@ class Results(SharedComponent):
     i : In(stream, always ready)
         ``cols`` codes, or sums.
     hold : Out(1)
-        Whether no more operands may enter the array, or pass it; a register.
+        Whether no more operands may enter the array, or pass it; a register, maybe before a slice.
     write_en, write_addr, write_data
         Port of the activation buffer.
     store : In(1), store_addr, store_last : In
@@ -100,8 +100,6 @@ class Results(SharedComponent):
     store_latency = 2
     #: Cycles from a result to it behind the FIFO: at the serializer, or a register slice.
     fifo_latency = 2
-    #: Cycles from a FIFO as full as it may be to ``hold``.
-    hold_latency = 1
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -129,13 +127,18 @@ class Results(SharedComponent):
             }
         )
 
+    @staticmethod
+    def hold_latency(config: AcceleratorConfig) -> int:
+        """Return the cycles from a FIFO as full as it may be to when nothing enters any more."""
+        return 1 + config.register_slices
+
     @classmethod
     def to_come(cls, config: AcceleratorConfig) -> int:
         """Return how many results may come after a FIFO as full as it may be."""
         behind = Accumulate.latency(config) + PostProcess.latency(config, raw=False)
         rest = config.array.rows if config.array.dataflow == "os" else 0  # of a pass
         before = max(config.array.latency, Direct.latency(config)) + config.register_slices
-        return cls.hold_latency + before + behind + rest
+        return cls.hold_latency(config) + before + behind + rest
 
     @classmethod
     def enough(cls, config: AcceleratorConfig) -> int:

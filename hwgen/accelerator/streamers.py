@@ -1,6 +1,6 @@
 """Streamers: they read a buffer in the order of a loop nest and offer what they find."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -124,6 +124,12 @@ class ActivationStreamer(SharedComponent):
         pad = registers.pad.replicate(config.granule)
         # Words of which the array takes a part, and others all that they read, have no tail.
         whole = config.aligned and config.read_codes <= config.array.cols
+
+        def padded(codes: Value, known: Value) -> Value:
+            return Cat(Mux(known[i], codes.word_select(i, bits), pad) for i in range(config.vector))
+
+        known = Signal(config.vector)  # of what was read, those that are codes of the tensor
+        m.d.comb += known.eq(inside.replicate(config.vector) & ~beyond)
         codes = Signal(len(self.o.payload.codes), reset_less=True)
         with m.If(advance):
             m.d.sync += [
@@ -139,15 +145,22 @@ class ActivationStreamer(SharedComponent):
                 m.d.sync += beyond.eq(
                     Cat(step.tail & (registers.tail <= i) for i in range(config.vector))
                 )
-            for i in range(config.vector):
-                m.d.sync += codes.word_select(i, bits).eq(
-                    Mux(inside & ~beyond[i], self.read_data.word_select(i, bits), pad)
-                )
+            # Block RAM is slow: with register slices nothing but a register is right behind it.
+            m.d.sync += codes.eq(
+                self.read_data if config.register_slices else padded(self.read_data, known)
+            )
         place_1 = Signal.like(self.o.payload.place, name="place_1", reset_less=True)
         place = Signal.like(place_1, name="place", reset_less=True)
         with m.If(advance):
             m.d.sync += [place_1.eq(step.act), place.eq(place_1)]
-        m.d.comb += [self.o.payload.codes.eq(codes), self.o.payload.place.eq(place)]
+        m.d.comb += self.o.payload.place.eq(place)
+        if config.register_slices:
+            known_then = Signal.like(known, reset_less=True)
+            with m.If(advance):
+                m.d.sync += known_then.eq(known)
+            m.d.comb += self.o.payload.codes.eq(padded(codes, known_then))
+        else:
+            m.d.comb += self.o.payload.codes.eq(codes)
         return m
 
 

@@ -139,7 +139,7 @@ def _sent(
 
     def go(cycle: int) -> int:
         """Return the first cycle from this one on in which a beat may enter."""
-        while count(cycle - Results.hold_latency) >= enough:
+        while count(cycle - Results.hold_latency(config)) >= enough:
             cycle += 1
         return cycle
 
