@@ -26,8 +26,8 @@ def fit(
     """Find the largest array that routes on the board and meets the clock.
 
     For each of :data:`RATIOS`, arrays are mapped until it is known which the FPGA has cells for;
-    those of the ratio with the largest one are then routed. It is taken for granted that of two
-    arrays of a ratio the larger one needs more, and is slower.
+    those of the ratio with the largest one are then routed, the largest first. It is taken for
+    granted that of two arrays of a ratio the larger one needs more, and is slower.
 
     Parameters
     ----------
@@ -99,7 +99,9 @@ def fit(
         enough = shapes[: bisect.bisect_left(shapes, True, key=_once(too_large))]
         if enough and (not possible or math.prod(enough[-1]) > math.prod(possible[-1])):
             possible = enough
-    works = bisect.bisect_left(possible, True, key=_once(fails))
+    works = len(possible)
+    if possible and fails(possible[-1]):  # at the clock of an oscillator the largest mostly works
+        works = bisect.bisect_left(possible[:-1], True, key=_once(fails))
     if works == 0:
         smallest = possible[0] if possible else (RATIOS[0] * columns[0], columns[0])
         raise UserError(

@@ -53,6 +53,7 @@ def test_the_largest_that_fits_of_all_ratios(tools, capsys) -> None:
     assert main([*WORDS, "--json"]) == 0
     # 12×12 takes 25,200, 20×10 29,000, 28×7 25,900; 10×10 19,000, 16×8 20,000, 24×6 19,800
     assert found(capsys) == (24, 6)
+    assert tools.routed == [(24, 6)]
     assert len(tools.mapped) == len(set(tools.mapped))
 
 
