@@ -383,9 +383,9 @@ MUTANTS = [
     ),
     _accelerator(
         "a shorter vector is read from the beginning of its word",
-        "accelerator",
-        "read.codes.word_select(read.place, shorter)",
-        "read.codes.word_select(0 * read.place, shorter)",
+        "streamers",
+        "value.word_select(place, width)",
+        "value.word_select(0 * place, width)",
         "random and (aligned or small)",
     ),
     _accelerator(
@@ -530,7 +530,7 @@ MUTANTS = [
     _accelerator(
         "both inputs have the first one's zero point",
         "direct",
-        'zero.eq(chosen("direct_zero"))',
+        'zero.eq(set_for("direct_zero"))',
         'zero.eq(registers["direct_zero_0"])',
     ),
     Mutant(

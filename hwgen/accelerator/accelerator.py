@@ -34,7 +34,7 @@ from .registers import MODES
 from .results import Results
 from .sequencer import Sequencer
 from .slices import Stage, sliced
-from .streamers import ActivationStreamer, WeightStreamer
+from .streamers import ActivationStreamer, WeightStreamer, chosen
 from .transposer import Transposer
 
 __all__ = ["Accelerator"]
@@ -122,7 +122,7 @@ class Accelerator(SharedComponent):
         # Buffers. Activations are loaded and stored word by word, and only while nothing runs.
         loads = {name: sequencer.load_mask[place] for name, place in BUFFERS.items()}
         m.d.comb += [
-            activations.read_en.eq(act_streamer.read_en | results.read_en),
+            activations.read_en.eq(Mux(results.storing, results.read_en, act_streamer.read_en)),
             activations.read_addr.eq(
                 Mux(results.storing, results.read_addr * config.word, act_streamer.read_addr)
             ),
@@ -162,17 +162,12 @@ class Accelerator(SharedComponent):
             go_there.eq(~past & ~results.hold),
             go_past.eq(past & ~results.hold),
         ]
-        shorter = min(config.read_codes, cols) * config.array.pe.activation.bits
-        to_array, past_it = read.codes, read.codes[:shorter]
-        if config.word > 1:
-            past_it = read.codes.word_select(read.place, shorter)
+        to_array = read.codes
         if config.read_codes < cols:
-            to_array, past_it = past_it, to_array
+            to_array = chosen(read.codes, read.place, len(array.i_act.payload.data))
         m.d.comb += [
             direct.i.valid.eq(offered.valid & go_past),
-            direct.i.payload.codes.eq(past_it),
-            direct.i.payload.last.eq(read.last),
-            direct.i.payload.second.eq(read.second),
+            direct.i.payload.eq(read),
             array.i_weight.valid.eq(new_weights.valid),
             array.i_weight.payload.eq(new_weights.payload),
             new_weights.ready.eq(array.i_weight.ready),

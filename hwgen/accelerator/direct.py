@@ -11,6 +11,7 @@ from pe_library.shared import SharedComponent
 from .config import AcceleratorConfig
 from .product import Product, RoundingShift, delayed, registered
 from .registers import register_widths, registers_layout
+from .streamers import chosen, vector_layout
 
 __all__ = ["Direct"]
 
@@ -21,7 +22,8 @@ FACTOR_BITS = 32
 class Direct(SharedComponent):
     """``(value - zero) << left``, then a fixed-point multiplication; one vector a cycle.
 
-    Nothing here waits.
+    Nothing here waits. With register slices the vector is chosen in two cycles, as the words that
+    it is a part of are wide, else in the first one.
 
     The arithmetic is that of ``hwgen.network.graph.Rescale``; without the multiplication where
     requantization has no multipliers.
@@ -30,24 +32,18 @@ class Direct(SharedComponent):
     -------
     registers : In(struct)
         ``direct_*``.
-    i : In(stream of {codes, last, second}, always ready)
-        Codes of ``cols`` channels.
+    i : In(stream of {codes, place, last, second}, always ready)
+        As the :class:`~.streamers.ActivationStreamer` offers it.
     o : Out(stream of {sums, last}, always ready)
         :meth:`latency` cycles later.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        bits = config.array.cols * config.array.pe.activation.bits
         super().__init__(
             {
                 "registers": In(registers_layout(config)),
-                "i": In(
-                    stream.Signature(
-                        data.StructLayout({"codes": bits, "last": 1, "second": 1}),
-                        always_ready=True,
-                    )
-                ),
+                "i": In(stream.Signature(vector_layout(config), always_ready=True)),
                 "o": Out(
                     stream.Signature(
                         data.StructLayout({"sums": config.array.cols * config.sum_bits, "last": 1}),
@@ -60,9 +56,11 @@ class Direct(SharedComponent):
     @staticmethod
     def latency(config: AcceleratorConfig) -> int:
         """Return the cycles from codes to sums."""
+        until = config.register_slices + 1  # chosen, centred
         if config.requantize != "multiplier":
-            return 1 + 1  # centred, shifted
-        return 1 + Product.latency(config.value_bits + 1, FACTOR_BITS) + 2 + RoundingShift.latency
+            return until + 1  # shifted
+        product = Product.latency(config.value_bits + 1, FACTOR_BITS)
+        return until + product + 2 + RoundingShift.latency
 
     @property
     def definition(self) -> str:
@@ -77,30 +75,42 @@ class Direct(SharedComponent):
             self.o.payload.last.eq(delayed(m, self.i.payload.last, latency)),
         ]
 
-        def chosen(name: str) -> Value:
+        # A vector of `cols` codes may be a part of what was read: first some of them, then one.
+        bits = config.array.pe.activation.bits
+        width = config.array.cols * bits
+        place = self.i.payload.place[: None if config.read_codes > config.array.cols else 0]
+        few, place = place[: len(place) // 2], place[len(place) // 2 :]
+        vectors: Value = chosen(self.i.payload.codes, place, width << len(few))
+        second: Value = self.i.payload.second
+        if config.register_slices:
+            vectors, few, second = (
+                registered(m, value, name)
+                for name, value in (("vectors", vectors), ("few", few), ("second", second))
+            )
+        codes = chosen(vectors, few, width)
+
+        def set_for(name: str) -> Value:
             if f"{name}_0" not in register_widths(config):  # bipolar activations have none
                 return Const(0)
-            second = self.i.payload.second
             return Mux(second, registers[f"{name}_1"], registers[f"{name}_0"])
 
         zero = Signal(signed(config.value_bits))
         left = Signal(5)
-        m.d.comb += [zero.eq(chosen("direct_zero")), left.eq(chosen("direct_left"))]
+        m.d.comb += [zero.eq(set_for("direct_zero")), left.eq(set_for("direct_left"))]
         multiplies = config.requantize == "multiplier"
         # Cycles until the left shift; the right one is two later.
         centred_bits = config.value_bits + 1
         factors = (centred_bits, FACTOR_BITS)
-        until = 1 + (Product.latency(*factors) if multiplies else 0)
+        until = 1 + (Product.latency(*factors) if multiplies else 0)  # from `second` on
         left_then = delayed(m, left, until)
         if multiplies:
             # Without a multiplier the factor is 1, which is 2**31 here.
-            multiplier = chosen("direct_multiplier")
+            multiplier = set_for("direct_multiplier")
             factor = registered(m, Cat(multiplier, multiplier == 0), "factor")
-            right_then = delayed(m, chosen("direct_right"), until + 2)
+            right_then = delayed(m, set_for("direct_right"), until + 2)
         activation = config.array.pe.activation
-        bits = activation.bits
         for c in range(config.array.cols):
-            code = self.i.payload.codes.word_select(c, bits)
+            code = codes.word_select(c, bits)
             if isinstance(activation, Bipolar):
                 value: Value = Cat(1, ~code).as_signed()  # +1 or -1
             else:

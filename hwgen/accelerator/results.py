@@ -14,7 +14,7 @@ from .direct import Direct
 from .nest import LoopNest
 from .postprocess import PostProcess
 from .registers import MODES, loops_of, registers_layout
-from .slices import Skid, Stage, sliced
+from .slices import Skid, Slot, Stage
 
 __all__ = ["Results", "Serializer"]
 
@@ -239,8 +239,8 @@ class Results(SharedComponent):
         stored, result, sent = word, fifo.r_stream, serializer.o
         if self.config.register_slices:
             # Block RAM is slow, and nothing as wide as a word waits for the host's `ready`.
-            stored = Stage.behind(m, stored, "stored").o
-            result = sliced(m, result, "result")
+            stored = Slot.behind(m, stored, "stored").o
+            result = Skid.behind(m, Stage.behind(m, result, "result").o, "result").o
             sent = Skid.behind(m, sent, "to_host").o
         m.d.comb += [
             stored.ready.eq(serializer.i.ready),

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from pe_library.shared import SharedComponent
 
-__all__ = ["Skid", "Stage", "sliced"]
+__all__ = ["Skid", "Slot", "Stage", "sliced"]
 
 
 class _Slice(SharedComponent):
@@ -59,6 +59,25 @@ class Stage(_Slice):
         m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.payload.eq(payload)]
         with m.If(self.i.ready):
             m.d.sync += [self.o.valid.eq(self.i.valid), payload.eq(self.i.payload)]
+        return m
+
+
+class Slot(_Slice):
+    """A register for one payload in two cycles, which is filled when it is empty.
+
+    Members
+    -------
+    i, o : In, Out(stream)
+        All of ``i.ready``, ``o.valid`` and ``o.payload`` are registers; ``o`` is a cycle later.
+    """
+
+    def body(self) -> Module:
+        m = Module()
+        payload = Signal(self.width, reset_less=True)
+        m.d.comb += [self.i.ready.eq(~self.o.valid), self.o.payload.eq(payload)]
+        m.d.sync += self.o.valid.eq(Mux(self.o.valid, ~self.o.ready, self.i.valid))
+        with m.If(~self.o.valid):
+            m.d.sync += payload.eq(self.i.payload)
         return m
 
 

@@ -12,7 +12,24 @@ from .nest import LoopNest
 from .registers import LOOPS, MODES, loops_of, registers_layout
 from .slices import Skid
 
-__all__ = ["ActivationStreamer", "WeightStreamer"]
+__all__ = ["ActivationStreamer", "WeightStreamer", "chosen", "vector_layout"]
+
+
+def vector_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Return what the activation streamer offers in a cycle, as its ``o`` says."""
+    return data.StructLayout(
+        {
+            "codes": config.vector * config.granule_bits,
+            "place": ceil_log2(config.word),
+            "last": 1,
+            "second": 1,
+        }
+    )
+
+
+def chosen(value: Value, place: Value, width: int) -> Value:
+    """Return the part of so many bits at a place; the lowest one if there are no places."""
+    return value.word_select(place, width) if len(place) else value[:width]
 
 
 class ActivationStreamer(SharedComponent):
@@ -41,14 +58,6 @@ class ActivationStreamer(SharedComponent):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         self.address_bits = (config.granules - 1).bit_length()
-        layout = data.StructLayout(
-            {
-                "codes": config.vector * config.granule_bits,
-                "place": ceil_log2(config.word),
-                "last": 1,
-                "second": 1,
-            }
-        )
         super().__init__(
             {
                 "start": In(1),
@@ -56,7 +65,7 @@ class ActivationStreamer(SharedComponent):
                 "read_en": Out(1),
                 "read_addr": Out(self.address_bits),
                 "read_data": In(config.vector * config.granule_bits),
-                "o": Out(stream.Signature(layout)),
+                "o": Out(stream.Signature(vector_layout(config))),
             }
         )
 
@@ -114,7 +123,7 @@ class ActivationStreamer(SharedComponent):
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             ahead.o.ready.eq(advance),
-            self.read_en.eq(ahead.o.valid & advance),
+            self.read_en.eq(advance),  # whether there is a step or not: wide memories are waiting
             self.read_addr.eq(step.act),
         ]
         if config.pads:
@@ -227,7 +236,7 @@ class WeightStreamer(SharedComponent):
             ahead.i.payload.eq(nest.address),
             nest.next.eq(nest.valid & ahead.i.ready),
             ahead.o.ready.eq(advance),
-            self.read_en.eq(ahead.o.valid & advance),
+            self.read_en.eq(advance),
             self.read_addr.eq(ahead.o.payload),
         ]
         m.d.comb += self.o.payload.eq(self.read_data)

@@ -117,7 +117,7 @@ def _sent(
     enough = Results.enough(config)
     waiting: deque[int] = deque()  # when results in the FIFO are taken out, or will be
     coming: deque[int] = deque()  # when results come that are not counted yet
-    passed = taken = 0  # when a result went from the skid buffer to the stage behind it, and on
+    passed = taken = 0  # when a result went from its stage to the skid buffer, and on
     free = 0  # when the serializer is free
 
     def count(cycle: int) -> int:
@@ -126,9 +126,9 @@ def _sent(
         while coming and coming[0] < cycle:
             there = coming.popleft() + Results.fifo_latency
             if config.register_slices:
-                left = max(there, passed + 1)
-                passed = max(left, taken)
-                taken = max(passed + 1, free)
+                left = max(there, passed)
+                passed = max(left, taken) + 1
+                taken = max(passed, free)
             else:
                 left = taken = max(there, free)
             free = taken + beats
