@@ -220,7 +220,7 @@ class Results(SharedComponent):
         m.d.sync += self.hold.eq(fifo.r_level >= self.enough(self.config))
 
         ended = Signal()  # the last word is read
-        word = stream.Signature(len(self.read_data)).create()  # at read_data, if there is one
+        word = stream.Interface(stream.Signature(len(self.read_data)))  # at read_data, if any
         m.d.comb += [
             self.read_en.eq(self.storing & ~ended & ~word.valid),
             word.payload.eq(self.read_data),
@@ -236,7 +236,8 @@ class Results(SharedComponent):
         with m.If(self.store):
             m.d.sync += [self.storing.eq(1), self.read_addr.eq(self.store_addr), ended.eq(0)]
 
-        stored, result, sent = word, fifo.r_stream, serializer.o
+        stored, sent = word, serializer.o
+        result: stream.Interface = fifo.r_stream  # type: ignore[assignment]
         if self.config.register_slices:
             # Block RAM is slow, and nothing as wide as a word waits for the host's `ready`.
             stored = Slot.behind(m, stored, "stored").o
