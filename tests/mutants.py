@@ -507,6 +507,12 @@ MUTANTS = [
         "self.i.ready.eq(1)",
     ),
     _accelerator(
+        "what waits to be sent is overwritten",
+        "slices",
+        "self.i.ready.eq(~self.o.valid), self.o",
+        "self.i.ready.eq(1), self.o",
+    ),
+    _accelerator(
         "a stored word is read before there is room",
         "results",
         "self.storing & ~ended & ~word.valid",

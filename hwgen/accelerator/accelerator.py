@@ -154,9 +154,10 @@ class Accelerator(SharedComponent):
         offered, new_weights = act_streamer.o, weight_streamer.o
         if config.register_slices:  # so that no buffer waits for what the array says, or a FIFO
             offered = sliced(m, offered, "new_activations")
-            read_weights = Stage.behind(m, new_weights, "read_weights").o
+            read_weights = Stage.behind(m, new_weights, "read_weights")
             new_weights = sliced(m, read_weights, "new_weights")
         read = offered.payload
+        # Both in one register: the array's own decisions follow in the cycle of its `valid`.
         go_there, go_past = Signal(), Signal()
         m.d[config.slice_domain] += [
             go_there.eq(~past & ~results.hold),

@@ -81,7 +81,8 @@ class Results(SharedComponent):
     i : In(stream, always ready)
         ``cols`` codes, or sums.
     hold : Out(1)
-        Whether no more operands may enter the array, or pass it; a register, maybe before a slice.
+        Whether no more operands may enter the array, or pass it, :meth:`hold_latency` cycles after
+        the FIFO is as full as it may be (1 to this register, 1 to the slice behind it, if any).
     write_en, write_addr, write_data
         Port of the activation buffer.
     store : In(1), store_addr, store_last : In
@@ -240,9 +241,9 @@ class Results(SharedComponent):
         result: stream.Interface = fifo.r_stream  # type: ignore[assignment]
         if self.config.register_slices:
             # Block RAM is slow, and nothing as wide as a word waits for the host's `ready`.
-            stored = Slot.behind(m, stored, "stored").o
-            result = Skid.behind(m, Stage.behind(m, result, "result").o, "result").o
-            sent = Skid.behind(m, sent, "to_host").o
+            stored = Slot.behind(m, stored, "stored")
+            result = Skid.behind(m, Stage.behind(m, result, "result"), "result")
+            sent = Skid.behind(m, sent, "to_host")
         m.d.comb += [
             stored.ready.eq(serializer.i.ready),
             result.ready.eq(serializer.i.ready),

@@ -1,7 +1,5 @@
 """Register slices of streams: of ``ready`` (a skid buffer), of ``valid`` and payload, of both."""
 
-from typing import Self
-
 from amaranth.hdl import Module, Mux, Shape, ShapeLike, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
@@ -32,15 +30,15 @@ class _Slice(SharedComponent):
         return f"{type(self).__name__.lower()}_{self.name}"
 
     @classmethod
-    def behind(cls, m: Module, source: stream.Interface, name: str) -> Self:
-        """Put one, of this name, behind a stream of ``m``."""
+    def behind(cls, m: Module, source: stream.Interface, name: str) -> stream.Interface:
+        """Put one, of this name, behind a stream of ``m``, and return its ``o``."""
         m.submodules[f"{name}_{cls.__name__.lower()}"] = between = cls(source.payload.shape(), name)
         m.d.comb += [
             between.i.valid.eq(source.valid),
             between.i.payload.eq(source.payload),
             source.ready.eq(between.i.ready),
         ]
-        return between
+        return between.o
 
 
 class Stage(_Slice):
@@ -109,4 +107,4 @@ class Skid(_Slice):
 
 def sliced(m: Module, source: stream.Interface, name: str) -> stream.Interface:
     """Return a stream of ``m`` a cycle later, with registers in both directions."""
-    return Stage.behind(m, Skid.behind(m, source, name).o, name).o
+    return Stage.behind(m, Skid.behind(m, source, name), name)

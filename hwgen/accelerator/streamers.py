@@ -123,7 +123,7 @@ class ActivationStreamer(SharedComponent):
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             ahead.o.ready.eq(advance),
-            self.read_en.eq(advance),  # whether there is a step or not: wide memories are waiting
+            self.read_en.eq(advance),  # step or not, as the enable of wide memories has a long way
             self.read_addr.eq(step.act),
         ]
         if config.pads:
